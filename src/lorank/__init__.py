@@ -1,0 +1,39 @@
+"""Low-rank deep networks: measure, choose, apply.
+
+The names below follow a weight's life: ``measure`` its singular values, choose its rank
+(``ranks``), ``decompose`` it, train it with a ``penalty``, ``prune`` it, ``fold`` it into plain
+layers, count its ``cost``, ``save`` it.
+"""
+
+from lorank import linalg, nn, penalties, ranks
+from lorank.compression import Cost, cost, decompose, fold, measure, prune, recalibrate
+from lorank.errors import LorankError, MissingExtraError
+from lorank.files import load, save
+from lorank.linalg import SVD
+from lorank.ranks import Spectra, Spectrum
+from lorank.training import penalty, penalty_terms
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022 - in the order of a weight's life
+    "measure",
+    "Spectra",
+    "Spectrum",
+    "ranks",
+    "decompose",
+    "SVD",
+    "penalty",
+    "penalty_terms",
+    "penalties",
+    "prune",
+    "fold",
+    "recalibrate",
+    "cost",
+    "Cost",
+    "save",
+    "load",
+    "nn",
+    "linalg",
+    "LorankError",
+    "MissingExtraError",
+]

@@ -1,0 +1,99 @@
+"""Decompose: a dense network becomes the same function in SVD form."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from lorank.compression.layout import choose_layout, layout_table
+from lorank.compression.measure import decomposable, layer_error
+from lorank.errors import LorankError
+from lorank.linalg import SVD, Unfolding, svd, truncate
+from lorank.nn.surgery import Site, by_site, closed, opened, sites, swap
+
+
+def decompose(
+    model: nn.Module,
+    ranks: Mapping[str, int] | None = None,
+    *,
+    layout: str | Mapping[str, str] = "auto",
+    layers: Iterable[str] | None = None,
+    skip: Iterable[str] | None = None,
+) -> nn.Module:
+    """Copy a network with its layers as ``U·diag(S)·Vh``.
+
+    At full rank the function is the same to rounding; at rank r each weight is its best rank-r
+    approximation in its layout (Eckart and Young, 1936). Everything else is kept: biases,
+    normalisation with its statistics, buffers, dtypes, devices, modes, ties.
+
+    Args:
+        model: a dense network; it is not changed.
+        ranks: layer name → rank. The layers named, and no others, are decomposed. By default
+            every layer is, at full rank.
+        layout: as in :func:`lorank.measure`; give both the same.
+        layers: names or shell patterns of the layers to decompose (without ``ranks``).
+        skip: names or patterns of layers to leave dense.
+
+    Returns:
+        A new model. ``nn.MultiheadAttention`` with a decomposed projection becomes
+        :class:`lorank.nn.Attention`.
+
+    Raises:
+        LorankError: if no layer can be decomposed, a layer is in SVD form already, a name,
+            layout or rank is wrong, a weight is lazy, on the meta device, empty, or holds NaN or
+            Inf, or the call is made under ``torch.inference_mode``.
+
+    Cost: one SVD a weight, ``O(m·n·min(m, n))``. Source: Yang et al., 2020, section 3.
+
+    Example:
+        >>> low = decompose(nn.Sequential(nn.Linear(8, 8)), {"0": 2})
+        >>> low[0].rank, low[0].weight.shape
+        (2, torch.Size([8, 8]))
+    """
+    if torch.is_inference_mode_enabled():
+        raise LorankError(
+            "decompose makes parameters to train, and under torch.inference_mode they could not be"
+        )
+    source = opened(model)
+    every = sites(source)
+    wanted = None if ranks is None else by_site(every, ranks)
+    if wanted is not None:
+        layers = list(wanted)
+    chosen = decomposable(source, every, layers, skip)
+    _refuse_factored(chosen)
+    layouts = layout_table(every, layout)
+    factors = {
+        site.name: _factors(site, layouts[site.name], None if wanted is None else wanted[site.name])
+        for site in chosen
+    }
+    return closed(swap(source, factors))
+
+
+def _refuse_factored(chosen: list[Site]) -> None:
+    ready = [site.name for site in chosen if site.factored]
+    if ready:
+        raise LorankError(
+            f"decompose takes dense layers, and {', '.join(map(repr, ready))} "
+            f"{'is' if len(ready) == 1 else 'are'} in SVD form already: cut with lorank.prune"
+        )
+
+
+def _factors(site: Site, layout: str, rank: int | None) -> tuple[SVD, Unfolding]:
+    try:
+        view = site.view(choose_layout(site, layout))
+        if rank is not None:
+            check_rank(rank, min(view.shape))
+        factors = svd(view.matrix(site.module.weight))
+    except LorankError as error:
+        raise layer_error(site, error) from None
+    return (factors if rank is None else truncate(factors, rank)), view
+
+
+def check_rank(rank: object, full: int) -> None:
+    """Refuse what is not a whole number between 1 and the full rank.
+
+    Raises:
+        LorankError: if the rank is out of range or not an integer.
+    """
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full:
+        raise LorankError(f"a rank must be a whole number between 1 and {full}, found {rank!r}")

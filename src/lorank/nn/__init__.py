@@ -1,0 +1,9 @@
+"""What is a layer in SVD form?"""
+
+from lorank.nn.attention import Attention
+from lorank.nn.conv import SVDConv
+from lorank.nn.embedding import SVDEmbedding
+from lorank.nn.factored import Factored
+from lorank.nn.linear import SVDLinear
+
+__all__ = ["Attention", "Factored", "SVDConv", "SVDEmbedding", "SVDLinear"]

@@ -1,0 +1,238 @@
+"""Convolutions in SVD form: one to three axes, plain and transposed."""
+
+from typing import Any, NamedTuple, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorank.linalg import SVD, Unfolding
+from lorank.nn.factored import Factored
+
+_APPLY = {
+    (1, False): F.conv1d,
+    (2, False): F.conv2d,
+    (3, False): F.conv3d,
+    (1, True): F.conv_transpose1d,
+    (2, True): F.conv_transpose2d,
+    (3, True): F.conv_transpose3d,
+}
+_PLAIN: dict[tuple[int, bool], Any] = {
+    (1, False): nn.Conv1d,
+    (2, False): nn.Conv2d,
+    (3, False): nn.Conv3d,
+    (1, True): nn.ConvTranspose1d,
+    (2, True): nn.ConvTranspose2d,
+    (3, True): nn.ConvTranspose3d,
+}
+
+ConvModule = (
+    nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+)
+
+
+class Sweep(NamedTuple):
+    """How one operation moves over its input, an entry for each kernel axis."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    output_padding: tuple[int, ...]
+
+    def along(self, axes: tuple[int, ...]) -> "Sweep":
+        """Return the share of the thin operation that sweeps ``axes`` and stands still elsewhere."""
+
+        def keep(values: tuple[int, ...], still: int) -> tuple[int, ...]:
+            return tuple(v if a in axes else still for a, v in enumerate(values))
+
+        padding = self.padding if isinstance(self.padding, str) else keep(self.padding, 0)
+        return Sweep(
+            keep(self.stride, 1), padding, keep(self.dilation, 1), keep(self.output_padding, 0)
+        )
+
+
+class SVDConv(Factored):
+    """A convolution ``y = K * x + b`` whose kernel, as a matrix, is ``U·diag(|S|)·Vh``.
+
+    The matrix view (:class:`lorank.linalg.Unfolding`) decides the two thin operations that equal
+    the dense one; stride, padding and dilation of an axis go with the operation that sweeps it.
+    Grouped convolutions have one matrix, and the same rank, for each group.
+
+    Cost: the cheaper of two thin operations and of rebuilding the kernel (``r`` times the number
+    of weights, whatever the batch) plus one dense operation.
+
+    Example:
+        >>> import torch, lorank
+        >>> layer = lorank.decompose(torch.nn.Conv2d(4, 8, 3, padding="same"), {"": 2})
+        >>> layer(torch.ones(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 6, 6])
+    """
+
+    def __init__(
+        self,
+        factors: SVD,
+        view: Unfolding,
+        sweep: Sweep,
+        padding_mode: str = "zeros",
+        bias: nn.Parameter | None = None,
+    ):
+        super().__init__(factors, view, bias)
+        self.sweep = sweep
+        self.padding_mode = padding_mode
+
+    @classmethod
+    def unfold(cls, module: ConvModule, layout: str = "channel") -> Unfolding:
+        """Return the kernel's view in a layout."""
+        return Unfolding(
+            module.out_channels,
+            module.in_channels,
+            tuple(module.kernel_size),
+            module.groups,
+            module.transposed,
+            layout,
+        )
+
+    @classmethod
+    def from_dense(
+        cls, module: ConvModule, factors: SVD, view: Unfolding, bias: nn.Parameter | None
+    ) -> "SVDConv":
+        """Take over a convolution."""
+        padding = module.padding if isinstance(module.padding, str) else tuple(module.padding)
+        still = (0,) * len(module.kernel_size)
+        sweep = Sweep(
+            tuple(module.stride),
+            still if padding == "valid" else cast("tuple[int, ...] | str", padding),
+            tuple(module.dilation),
+            tuple(module.output_padding),
+        )
+        return cls(factors, view, sweep, module.padding_mode, bias)
+
+    in_channels = property(lambda self: self.view.in_channels)
+    out_channels = property(lambda self: self.view.out_channels)
+    kernel_size = property(lambda self: self.view.kernel_size)
+    groups = property(lambda self: self.view.groups)
+    transposed = property(lambda self: self.view.transposed)
+    stride = property(lambda self: self.sweep.stride)
+    padding = property(lambda self: self.sweep.padding)
+    dilation = property(lambda self: self.sweep.dilation)
+    output_padding = property(lambda self: self.sweep.output_padding)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Apply the layer to ``(batch, in, *size)`` or to one unbatched ``(in, *size)``.
+
+        ``output_size`` is for transposed convolutions, as in torch.
+        """
+        d = len(self.view.kernel_size)
+        in_size = tuple(x.shape[-d:])
+        sweep = self.sweep
+        if output_size is not None:
+            sweep = sweep._replace(output_padding=self._missing(in_size, output_size))
+        out_size = self._out_size(in_size, sweep)
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._pads(), mode=self.padding_mode)
+            sweep = sweep._replace(padding=(0,) * d)
+        batch = x.shape[0] if x.ndim == d + 2 else 1
+        if self._rebuilds(batch, in_size, out_size):
+            return self._apply(x, self.weight, self.bias, sweep)
+        U, s, Vh = self.factors
+        if U.numel() <= Vh.numel():
+            U = U * s.unsqueeze(-2)
+        else:
+            Vh = s.unsqueeze(-1) * Vh
+        inner, outer = self.kernels(U, Vh)
+        between = self._apply(x, inner, None, sweep.along(self.view.inner_axes))
+        return self._apply(between, outer, self.bias, sweep.along(self.view.outer_axes))
+
+    def _apply(self, x: Tensor, kernel: Tensor, bias: Tensor | None, sweep: Sweep) -> Tensor:
+        view = self.view
+        apply: Any = _APPLY[len(view.kernel_size), view.transposed]
+        if view.transposed:
+            return apply(
+                x,
+                kernel,
+                bias,
+                sweep.stride,
+                sweep.padding,
+                sweep.output_padding,
+                view.groups,
+                sweep.dilation,
+            )
+        return apply(x, kernel, bias, sweep.stride, sweep.padding, sweep.dilation, view.groups)
+
+    def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the inner and of the outer convolution, as torch stores them."""
+        inner, outer = self.view.inner_kernel(Vh), self.view.outer_kernel(U)
+        return (self._stored(inner), self._stored(outer)) if self.transposed else (inner, outer)
+
+    def _stored(self, kernel: Tensor) -> Tensor:
+        """Swap ``(out, in / groups, …)`` for ``(in, out / groups, …)``, as torch transposes."""
+        return kernel.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+        """Give two convolutions; the bias sits on the second."""
+        axes = self.view.inner_axes, self.view.outer_axes
+        return nn.Sequential(
+            self._plain(inner, None, self.sweep.along(axes[0])),
+            self._plain(outer, self.bias, self.sweep.along(axes[1])),
+        )
+
+    def dense(self, weight: nn.Parameter) -> nn.Module:
+        """Give one dense convolution."""
+        return self._plain(weight, self.bias, self.sweep)
+
+    def _plain(self, weight: nn.Parameter, bias: nn.Parameter | None, sweep: Sweep) -> nn.Module:
+        ends = weight.shape[0], weight.shape[1] * self.groups
+        in_channels, out_channels = ends if self.transposed else reversed(ends)
+        settings = {
+            "stride": sweep.stride,
+            "padding": sweep.padding,
+            "dilation": sweep.dilation,
+            "groups": self.groups,
+            "bias": bias is not None,
+            "padding_mode": self.padding_mode,
+            "device": "meta",
+        }
+        if self.transposed:
+            settings["output_padding"] = sweep.output_padding
+        kind = _PLAIN[len(self.kernel_size), self.transposed]
+        layer = kind(in_channels, out_channels, tuple(weight.shape[2:]), **settings)
+        layer.weight, layer.bias = weight, bias
+        return layer
+
+    @staticmethod
+    def positions(module: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return one position, and the stride's worth of positions on the other side."""
+        stride = tuple(module.stride)
+        one = (1,) * len(stride)
+        return (one, stride) if module.transposed else (stride, one)
+
+    def _pads(self) -> list[int]:
+        """Padding for ``F.pad``: last axis first, before and after."""
+        pads: list[int] = []
+        for axis in reversed(range(len(self.kernel_size))):
+            pads += self._pad(axis)
+        return pads
+
+    def _pad(self, axis: int) -> tuple[int, int]:
+        """Entries added before and after an axis; torch puts the odd one of "same" after."""
+        if isinstance(self.padding, str):
+            total = self.dilation[axis] * (self.kernel_size[axis] - 1)
+            return total // 2, total - total // 2
+        return self.padding[axis], self.padding[axis]
+
+    def _out_size(self, in_size: tuple[int, ...], sweep: Sweep) -> tuple[int, ...]:
+        sizes = []
+        for axis, size in enumerate(in_size):
+            reach = sweep.dilation[axis] * (self.kernel_size[axis] - 1)
+            padded = sum(self._pad(axis))
+            if self.transposed:
+                grown = (size - 1) * sweep.stride[axis] - padded + reach
+                sizes.append(grown + sweep.output_padding[axis] + 1)
+            else:
+                sizes.append((size + padded - reach - 1) // sweep.stride[axis] + 1)
+        return tuple(sizes)
+
+    def _missing(self, in_size: tuple[int, ...], output_size: list[int]) -> tuple[int, ...]:
+        """Output padding that reaches a wanted output size; torch refuses what cannot be."""
+        plain = self._out_size(in_size, self.sweep._replace(output_padding=(0,) * len(in_size)))
+        wanted = output_size[-len(in_size) :]
+        return tuple(w - p for w, p in zip(wanted, plain, strict=True))

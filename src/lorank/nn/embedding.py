@@ -1,0 +1,107 @@
+"""An embedding in SVD form: the partner of a tied output layer."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorank.linalg import SVD, Unfolding
+from lorank.nn.factored import Factored
+from lorank.nn.linear import linear
+
+
+class SVDEmbedding(Factored):
+    """A table ``W = U·diag(|S|)·Vh`` of ``(entries, r)`` by ``(r, size)``, read row by row.
+
+    A look-up of N rows costs ``N·r·size`` MACs where the dense table costs none: it saves
+    memory, not time. It exists because language models tie the table to their output layer.
+
+    Example:
+        >>> import torch, lorank
+        >>> table = lorank.decompose(torch.nn.Embedding(100, 16), {"": 4})
+        >>> table(torch.tensor([3, 5])).shape
+        torch.Size([2, 16])
+    """
+
+    inner_role: ClassVar[str] = "expanding"
+    """Its inner kernel is the transpose of a linear layer's: tied layers cannot share it."""
+
+    def __init__(
+        self,
+        factors: SVD,
+        view: Unfolding,
+        bias: nn.Parameter | None = None,
+        padding_idx: int | None = None,
+        scale_grad_by_freq: bool = False,
+    ):
+        super().__init__(factors, view, bias)
+        self.padding_idx = padding_idx
+        self.scale_grad_by_freq = scale_grad_by_freq
+
+    @classmethod
+    def unfold(cls, module: nn.Embedding, layout: str = "channel") -> Unfolding:
+        """Return the table as it is: rows are entries, columns the embedding's size."""
+        return Unfolding(module.num_embeddings, module.embedding_dim, layout=layout)
+
+    @classmethod
+    def from_dense(
+        cls, module: nn.Embedding, factors: SVD, view: Unfolding, bias: nn.Parameter | None
+    ) -> "SVDEmbedding":
+        """Take over an embedding."""
+        return cls(factors, view, bias, module.padding_idx, module.scale_grad_by_freq)
+
+    @staticmethod
+    def obstacle(module: nn.Embedding) -> str | None:
+        """Renormalising and sparse tables change or need the dense rows."""
+        if module.max_norm is not None:
+            return "max_norm rewrites the dense table at each look-up"
+        if module.sparse:
+            return "sparse gradients need the dense table"
+        return None
+
+    @property
+    def num_embeddings(self) -> int:
+        """Number of entries."""
+        return self.view.out_channels
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of an entry."""
+        return self.view.in_channels
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Look up ``(...)`` indices, giving ``(..., size)``."""
+        rebuild = self.contraction == "rebuild" or (
+            self.contraction == "auto" and indices.numel() > self.num_embeddings
+        )
+        if rebuild:
+            return self._rows(indices, self.matrix())
+        U, s, Vh = self.factors
+        return self._rows(indices, U) @ (s.unsqueeze(-1) * Vh)
+
+    def _rows(self, indices: Tensor, table: Tensor) -> Tensor:
+        return F.embedding(
+            indices, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq
+        )
+
+    def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the expanding linear layer and of the thin table."""
+        return Vh.mT, U
+
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+        """Give a thin embedding and the linear layer that expands its rows."""
+        return nn.Sequential(self._table(outer), linear(inner, None))
+
+    def dense(self, weight: nn.Parameter) -> nn.Embedding:
+        """Give one embedding."""
+        return self._table(weight)
+
+    def _table(self, weight: nn.Parameter) -> nn.Embedding:
+        layer = nn.Embedding(
+            *weight.shape,
+            padding_idx=self.padding_idx,
+            scale_grad_by_freq=self.scale_grad_by_freq,
+            device="meta",
+        )
+        layer.weight = weight
+        return layer

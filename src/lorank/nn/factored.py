@@ -1,0 +1,176 @@
+"""What every layer in SVD form shares: the factors, and what follows from them."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lorank.errors import unknown
+from lorank.linalg import SVD, Unfolding, product_svd
+
+CONTRACTIONS = ("auto", "rebuild", "thin")
+"""How a layer may contract: ``rebuild`` makes the dense weight and runs one operation, ``thin``
+runs two thin ones, ``auto`` takes the cheaper for the shapes at hand."""
+
+NEAR_TIE = 0.75
+"""Two thin operations are chosen only below this share of the other order's MACs: one large
+operation runs closer to the processor's peak than two thin ones, and keeps no map in between."""
+
+Shared = dict[tuple[int, str], nn.Parameter]
+"""Parameters of folded layers by (identity of U, role), so that tied layers stay tied."""
+
+
+class Factored(nn.Module):
+    """A layer whose weight exists only as ``W = U·diag(|S|)·Vh``.
+
+    The three factors are ordinary parameters; the sign of ``S`` means nothing. Shapes:
+    ``U (rows, r)``, ``S (r,)``, ``Vh (r, columns)``, with a leading group axis for grouped
+    convolutions. A subclass says how a dense layer is read (:meth:`unfold`), how it is taken
+    over (:meth:`from_dense`), how it runs, and how it is given back (:meth:`pair`,
+    :meth:`dense`); rank, weight, spectrum and cost follow from the factors.
+
+    Source: Yang et al., Learning Low-Rank Deep Neural Networks via Singular Vector
+    Orthogonality Regularization and Singular Value Sparsification, 2020.
+    """
+
+    U: nn.Parameter
+    S: nn.Parameter
+    Vh: nn.Parameter
+    bias: nn.Parameter | None
+    inner_role: ClassVar[str] = "inner"
+
+    def __init__(self, factors: SVD, view: Unfolding, bias: nn.Parameter | None = None):
+        super().__init__()
+        self.view = view
+        self.contraction = "auto"
+        for name, factor in zip(SVD._fields, factors, strict=True):
+            kept = factor if isinstance(factor, nn.Parameter) else nn.Parameter(factor)
+            self.register_parameter(name, kept)
+        self.register_parameter("bias", bias)
+
+    @classmethod
+    @abstractmethod
+    def unfold(cls, module: Any, layout: str = "channel") -> Unfolding:
+        """Return the matrix view of a dense layer's weight in a layout."""
+
+    @classmethod
+    @abstractmethod
+    def from_dense(
+        cls, module: Any, factors: SVD, view: Unfolding, bias: nn.Parameter | None
+    ) -> "Factored":
+        """Take over a dense layer's configuration with factors of its weight."""
+
+    @abstractmethod
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+        """Give two plain layers, whose weights are the two kernels, in this layer's place."""
+
+    @abstractmethod
+    def dense(self, weight: nn.Parameter) -> nn.Module:
+        """Give one plain dense layer in this layer's place."""
+
+    @abstractmethod
+    def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the inner and of the outer plain layer, from two factors."""
+
+    @staticmethod
+    def positions(module: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Input and output map of one position, where no real input is known.
+
+        Args:
+            module: a dense layer of this kind, or a layer in SVD form.
+        """
+        del module
+        return (), ()
+
+    @staticmethod
+    def obstacle(module: Any) -> str | None:
+        """Say why a dense layer of this kind cannot be taken over, or ``None``."""
+        del module
+        return None
+
+    @property
+    def rank(self) -> int:
+        """The rank that the factors have room for."""
+        return self.S.shape[-1]
+
+    @property
+    def factors(self) -> SVD:
+        """The factors as they are, with ``|S|`` (differentiable, not sorted)."""
+        return SVD(self.U, self.S.abs(), self.Vh)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, rebuilt (differentiable): code that reads ``.weight`` works."""
+        return self.view.kernel(self.matrix())
+
+    def matrix(self) -> Tensor:
+        """``U·diag(|S|)·Vh``; ``|S|`` is multiplied into the smaller factor."""
+        U, s, Vh = self.factors
+        rows, columns = self.view.shape
+        if rows <= columns:
+            return (U * s.unsqueeze(-2)) @ Vh
+        return U @ (s.unsqueeze(-1) * Vh)
+
+    def spectrum(self) -> SVD:
+        """SVD of the product: the singular values of the weight, which ``|S|`` need not be."""
+        return product_svd(self.U, self.S, self.Vh)
+
+    def plain(self, as_pair: bool, multiple: int = 1, shared: Shared | None = None) -> nn.Module:
+        """Give this layer back as plain torch layers with the same function.
+
+        ``|S|`` is split evenly, ``√|S|`` into each kernel: both then have the same scale, which
+        quantisation and further training like better than one large and one orthonormal factor.
+
+        Args:
+            as_pair: two thin layers; otherwise one dense layer.
+            multiple: the pair's rank is padded with zeros up to a multiple of this.
+            shared: parameters of layers folded before, to keep ties.
+        """
+        shared = {} if shared is None else shared
+        with torch.no_grad():
+            if as_pair:
+                inner, outer = self.kernels(*self._balanced(multiple))
+                layer = self.pair(
+                    self._share(shared, self.inner_role, inner),
+                    self._share(shared, "outer", outer),
+                )
+                layer.svd_layout = self.view.layout  # read by files alone, to describe the pair
+            else:
+                layer = self.dense(self._share(shared, "dense", self.weight))
+        return layer.train(self.training)
+
+    def _share(self, shared: Shared, role: str, value: Tensor) -> nn.Parameter:
+        """Make the parameter for a role, or return the one that a tied layer has made."""
+        key = id(self.U), f"{role} {tuple(value.shape)}"
+        if key not in shared:
+            fresh = value.detach().clone(memory_format=torch.contiguous_format)
+            shared[key] = nn.Parameter(fresh, requires_grad=self.U.requires_grad)
+        return shared[key]
+
+    def _balanced(self, multiple: int) -> tuple[Tensor, Tensor]:
+        U, s, Vh = self.factors
+        root = s.sqrt()
+        extra = -self.rank % multiple
+        U = nn.functional.pad(U * root.unsqueeze(-2), (0, extra))
+        return U, nn.functional.pad(root.unsqueeze(-1) * Vh, (0, 0, 0, extra))
+
+    def _rebuilds(self, batch: int, in_size: tuple[int, ...], out_size: tuple[int, ...]) -> bool:
+        """Whether the dense weight should be rebuilt for an input of these sizes."""
+        if self.contraction != "auto":
+            if self.contraction not in CONTRACTIONS:
+                raise unknown("contraction", self.contraction, CONTRACTIONS)
+            return self.contraction == "rebuild"
+        dense, per_rank = self.view.macs(in_size, out_size)
+        rebuilding = batch * dense + self.rank * self.view.weights()[0]
+        return batch * per_rank * self.rank > NEAR_TIE * rebuilding
+
+    def extra_repr(self) -> str:
+        """Describe the layer in a printed model."""
+        rows, columns = self.view.shape
+        full = min(rows, columns)
+        groups = f", groups={self.view.groups}" if self.view.groups > 1 else ""
+        return (
+            f"{rows}x{columns}, rank={self.rank} of {full}, layout={self.view.layout}{groups}, "
+            f"bias={self.bias is not None}"
+        )

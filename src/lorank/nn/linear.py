@@ -1,0 +1,79 @@
+"""A linear layer in SVD form."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorank.linalg import SVD, Unfolding
+from lorank.nn.factored import Factored
+
+
+class SVDLinear(Factored):
+    """``y = x·Wᵀ + b`` with ``W = U·diag(|S|)·Vh``, ``U (out, r)``, ``Vh (r, in)``.
+
+    Cost for B rows: the cheaper of ``B·r·(in + out)`` and ``r·in·out + B·in·out`` MACs.
+
+    Example:
+        >>> import torch, lorank
+        >>> layer = lorank.decompose(torch.nn.Linear(8, 4))
+        >>> layer(torch.ones(2, 8)).shape, layer.rank
+        (torch.Size([2, 4]), 4)
+    """
+
+    @classmethod
+    def unfold(cls, module: nn.Linear, layout: str = "channel") -> Unfolding:
+        """Return the weight as it is: rows are outputs, columns are inputs."""
+        return Unfolding(module.out_features, module.in_features, layout=layout)
+
+    @classmethod
+    def from_dense(
+        cls, module: nn.Linear, factors: SVD, view: Unfolding, bias: nn.Parameter | None
+    ) -> "SVDLinear":
+        """Take over a linear layer."""
+        del module
+        return cls(factors, view, bias)
+
+    @property
+    def in_features(self) -> int:
+        """Size of an input row."""
+        return self.view.in_channels
+
+    @property
+    def out_features(self) -> int:
+        """Size of an output row."""
+        return self.view.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to ``(..., in)``, giving ``(..., out)``."""
+        if self._rebuilds(math.prod(x.shape[:-1]), (), ()):
+            return F.linear(x, self.matrix(), self.bias)
+        U, s, Vh = self.factors
+        if self.out_features <= self.in_features:
+            return F.linear(F.linear(x, Vh), U * s, self.bias)
+        return F.linear(F.linear(x, s.unsqueeze(-1) * Vh), U, self.bias)
+
+    def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+        """Both factors are weights of linear layers already."""
+        return Vh, U
+
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+        """Give two linear layers; the bias sits on the second."""
+        return nn.Sequential(linear(inner, None), linear(outer, self.bias))
+
+    def dense(self, weight: nn.Parameter) -> nn.Linear:
+        """Give one linear layer."""
+        return linear(weight, self.bias)
+
+
+def linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    """Make a plain linear layer that holds exactly these parameters.
+
+    Example:
+        >>> import torch
+        >>> linear(nn.Parameter(torch.ones(2, 3)), None)
+        Linear(in_features=3, out_features=2, bias=False)
+    """
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight, layer.bias = weight, bias
+    return layer

@@ -1,0 +1,311 @@
+"""Find the layers of a model that have an SVD form, by name, and exchange them.
+
+A model is never changed: it is copied with :func:`copy.deepcopy`, whose memo maps what is
+exchanged to its successor. So a module used in two places stays one module, tied weights stay
+tied, and what is replaced is not copied first.
+"""
+
+import copy
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorank.errors import LorankError, unknown
+from lorank.linalg import SVD, Unfolding
+from lorank.nn.attention import Attention, is_dense, pack, unpack
+from lorank.nn.conv import SVDConv
+from lorank.nn.embedding import SVDEmbedding
+from lorank.nn.factored import Factored
+from lorank.nn.linear import SVDLinear
+
+KINDS: dict[type[nn.Module], type[Factored]] = {
+    nn.Linear: SVDLinear,
+    nn.Conv1d: SVDConv,
+    nn.Conv2d: SVDConv,
+    nn.Conv3d: SVDConv,
+    nn.ConvTranspose1d: SVDConv,
+    nn.ConvTranspose2d: SVDConv,
+    nn.ConvTranspose3d: SVDConv,
+    nn.Embedding: SVDEmbedding,
+}
+"""Dense layer → its SVD form. A new layer type is one row here."""
+
+Key = tuple[Any, ...]
+
+
+@dataclass
+class Site:
+    """One weight of a model that has, or could have, an SVD form.
+
+    Attributes:
+        name: path of the first layer that holds the weight.
+        members: the layers that hold it, by path: several where weights are tied.
+        aliases: every other path that leads to one of the members.
+        kind: the SVD form, or ``None`` where there is none.
+        reason: why the weight stays dense, or ``None``.
+    """
+
+    name: str
+    members: dict[str, nn.Module]
+    kind: type[Factored] | None
+    reason: str | None = None
+    aliases: list[str] = field(default_factory=list)
+
+    @property
+    def module(self) -> Any:
+        """The first layer that holds the weight."""
+        return self.members[self.name]
+
+    @property
+    def factored(self) -> bool:
+        """Whether the weight is in SVD form already."""
+        return isinstance(self.module, Factored)
+
+    @property
+    def lookup_only(self) -> bool:
+        """Whether the weight is only ever read row by row, at no MACs."""
+        return all(isinstance(m, nn.Embedding) for m in self.members.values())
+
+    def view(self, layout: str = "channel") -> Unfolding:
+        """Return the weight's matrix view: the layer's own, or a dense layer's in a layout."""
+        if self.factored:
+            return self.module.view
+        assert self.kind is not None
+        return self.kind.unfold(self.module, layout)
+
+
+def sites(model: nn.Module) -> list[Site]:
+    """List every weight of two or more axes, in the order of the model, with why it is skipped.
+
+    Args:
+        model: any module; packed attention must be opened first, by :func:`opened`.
+
+    Returns:
+        One entry a weight, however many layers share it.
+
+    Example:
+        >>> [site.name for site in sites(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))]
+        ['0']
+    """
+    found: dict[Key, Site] = {}
+    paths = _paths(model)
+    for name, module in model.named_modules():
+        for key, reason, kind in _weights(module):
+            if key not in found:
+                found[key] = Site(name, {name: module}, kind, reason)
+            else:
+                _join(found[key], name, module, kind, reason)
+    for site in found.values():
+        every = [path for m in site.members.values() for path in paths[id(m)]]
+        site.aliases = [path for path in every if path != site.name]
+    return list(found.values())
+
+
+def _paths(model: nn.Module) -> dict[int, list[str]]:
+    paths: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(name)
+    return paths
+
+
+def _weights(module: nn.Module) -> Iterable[tuple[Key, str | None, type[Factored] | None]]:
+    """Identity, obstacle and SVD form of each weight that a module itself holds."""
+    if isinstance(module, Factored):
+        yield ("svd", id(module.U)), None, type(module)
+        return
+    kind = _kind(module)
+    if kind is not None and "weight" not in module._parameters:
+        reason = "its weight is computed (weight_norm, spectral_norm, …): remove that first"
+        yield ("module", id(module)), reason, kind
+        return
+    for name, weight in module.named_parameters(recurse=False):
+        if kind is not None and name == "weight":
+            yield _identity(weight), _obstacle(module, kind), kind
+        elif _is_weight(weight):
+            yield _identity(weight), f"{type(module).__name__} has no SVD form here", None
+
+
+def _is_weight(parameter: Tensor) -> bool:
+    return isinstance(parameter, nn.parameter.UninitializedTensorMixin) or parameter.ndim >= 2
+
+
+def _kind(module: nn.Module) -> type[Factored] | None:
+    """SVD form of a module: of its type, or of a subclass that runs in the same way."""
+    for dense, kind in KINDS.items():
+        if isinstance(module, dense):
+            return kind
+    return None
+
+
+def _identity(weight: Tensor) -> Key:
+    """Two weights are one where they show the same memory in the same way."""
+    lazy = isinstance(weight, nn.parameter.UninitializedTensorMixin)
+    if lazy or weight.device.type == "meta":
+        return ("object", id(weight))
+    start = weight.untyped_storage().data_ptr(), weight.storage_offset()
+    return (*start, tuple(weight.shape), weight.stride())
+
+
+def _obstacle(module: nn.Module, kind: type[Factored]) -> str | None:
+    dense = next(d for d in KINDS if isinstance(module, d))
+    if isinstance(module._parameters["weight"], nn.parameter.UninitializedTensorMixin):
+        return None  # refused in one sentence when it is measured
+    if type(module).forward is not dense.forward:
+        return f"{type(module).__name__} runs in its own way"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return "it carries hooks, which would be lost"
+    return kind.obstacle(module)
+
+
+def _join(
+    site: Site, name: str, module: nn.Module, kind: type[Factored] | None, reason: str | None
+) -> None:
+    """Add a layer that shares the site's weight; one that must stay dense keeps all dense."""
+    if reason is None and site.reason is None:
+        assert kind is not None
+        assert site.kind is not None
+        same = isinstance(module, Factored) or kind.unfold(module) == site.kind.unfold(site.module)
+        if not same:
+            reason = "the layers read the weight in different ways"
+    if reason is not None and site.reason is None:
+        site.reason = f"shares its weight with {name!r}: {reason}"
+    site.members[name] = module
+
+
+def opened(model: nn.Module) -> nn.Module:
+    """Return the model with packed attention opened, on the same memory: nothing is copied.
+
+    Returns the model itself where no attention is packed.
+    """
+    packed = [m for m in model.modules() if type(m) is nn.MultiheadAttention]
+    return exchange(model, {id(m): unpack(m) for m in packed}, share=True)
+
+
+def closed(model: nn.Module) -> nn.Module:
+    """Return the model with attention closed where its projections are all dense."""
+    dense = [m for m in model.modules() if isinstance(m, Attention) and is_dense(m)]
+    return exchange(model, {id(m): pack(m) for m in dense}, share=True)
+
+
+def exchange(model: nn.Module, successors: Mapping[int, Any], *, share: bool = False) -> nn.Module:
+    """Copy a model with some of its modules or parameters exchanged.
+
+    Args:
+        model: what to copy.
+        successors: identity of an object in the model → what stands in its place.
+        share: keep parameters and buffers as they are, instead of copying them; the model
+            itself is then returned when there is nothing to exchange.
+
+    Raises:
+        LorankError: if the model cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    if share:
+        if not successors:
+            return model
+        tensors = [*model.parameters(), *model.buffers()]
+        memo.update((id(t), t) for t in tensors)
+    memo.update(successors)
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        raise LorankError(
+            f"a model must admit copy.deepcopy, and {type(model).__name__} does not: {error}"
+        ) from error
+
+
+def swap(model: nn.Module, factors: Mapping[str, tuple[SVD, Unfolding]]) -> nn.Module:
+    """Copy a model with the named dense layers in SVD form.
+
+    Args:
+        model: a model whose packed attention has been opened.
+        factors: site name → factors and the view they were made in.
+
+    Returns:
+        A new model; factors have the dense weight's dtype, device and ``requires_grad``.
+    """
+    successors: dict[int, Any] = {}
+    for site in sites(model):
+        if site.name not in factors:
+            continue
+        svd, view = factors[site.name]
+        parameters = SVD(*(_like(site.module.weight, factor) for factor in svd))
+        for module in site.members.values():
+            bias = copy.deepcopy(getattr(module, "bias", None), successors)
+            assert site.kind is not None
+            kind = next(kind for dense, kind in KINDS.items() if isinstance(module, dense))
+            layer = kind.from_dense(module, parameters, view, bias)
+            successors[id(module)] = layer.train(module.training)
+    return exchange(model, successors)
+
+
+def _like(weight: Tensor, factor: Tensor) -> nn.Parameter:
+    value = factor.to(device=weight.device, dtype=weight.dtype)
+    fresh = value.clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(fresh, requires_grad=weight.requires_grad)
+
+
+def select(
+    every: Iterable[Site], layers: Iterable[str] | None = None, skip: Iterable[str] | None = None
+) -> list[Site]:
+    """Choose the sites to work on.
+
+    Args:
+        every: sites of a model.
+        layers: names or shell patterns (``layer1.*``) of the layers wanted; by default all that
+            have an SVD form, but for weights that are only looked up.
+        skip: names or patterns of layers to leave alone.
+
+    Raises:
+        LorankError: if a name or pattern fits no layer, or names one that must stay dense.
+    """
+    every = list(every)
+    if layers is None:
+        chosen = [s for s in every if s.reason is None and not s.lookup_only]
+    else:
+        chosen = _matching(every, layers)
+        for site in chosen:
+            if site.reason is not None:
+                raise LorankError(f"layer {site.name!r} stays dense: {site.reason}")
+    unwanted = {id(s) for s in _matching(every, skip or ())}
+    return [s for s in chosen if id(s) not in unwanted]
+
+
+def _matching(every: list[Site], patterns: Iterable[str]) -> list[Site]:
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    kept: dict[int, Site] = {}
+    for pattern in patterns:
+        fits = [s for s in every if any(fnmatch.fnmatchcase(n, pattern) for n in names(s))]
+        if not fits:
+            raise unknown("layer", pattern, [s.name for s in every])
+        kept.update((id(s), s) for s in fits)
+    return [s for s in every if id(s) in kept]
+
+
+def names(site: Site) -> list[str]:
+    """Every path that leads to a site's weight, the first one first."""
+    return [site.name, *site.aliases]
+
+
+def by_site(every: Iterable[Site], table: Mapping[str, Any]) -> dict[str, Any]:
+    """Rewrite a table by layer name so that it has each site's first name.
+
+    Raises:
+        LorankError: if a name fits no layer, or tied layers are given different entries.
+    """
+    first = {name: site.name for site in every for name in names(site)}
+    known: dict[str, Any] = {}
+    for name, entry in table.items():
+        if name not in first:
+            raise unknown("layer", name, set(first.values()))
+        if known.setdefault(first[name], entry) != entry:
+            raise LorankError(
+                f"layers that share a weight need one entry, found {known[first[name]]} for "
+                f"{first[name]!r} and {entry} for {name!r}"
+            )
+    return known

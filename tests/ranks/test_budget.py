@@ -87,7 +87,7 @@ def largest_step(costs, losses):
     return largest
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(16))
 @pytest.mark.parametrize(("unit", "multiple"), [("params", 1), ("macs", 1), ("params", 2)])
 def test_against_all_combinations(seed, unit, multiple):
     spectra = random_network(seed)
@@ -108,19 +108,19 @@ def test_against_all_combinations(seed, unit, multiple):
 
 
 def test_nearly_always_the_best_there_is():
-    """The gap above is the worst case; over 60 networks nearly all are solved exactly."""
+    """The gap above is the worst case; over 40 networks nearly all are solved exactly."""
     exact = 0
-    for seed in range(60):
+    for seed in range(40):
         spectra = random_network(1000 + seed)
         whole = cost_of({}, spectra)
         least = brute_force(spectra, "params", 0, 1)[1]
         target = int(least + (whole - least) * 0.5)
         found = total_loss(budget(spectra, params=target), spectra)
         exact += found <= brute_force(spectra, "params", target, 1)[0] + 1e-12
-    assert exact >= 52
+    assert exact >= 36
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("unit", ["params", "macs"])
 @pytest.mark.parametrize("fraction", [0.3, 0.55, 0.8, 0.95])
 @pytest.mark.parametrize("multiple", [1, 4])
@@ -213,7 +213,7 @@ def test_a_floor_under_every_layer(network):
     ranks = budget(network, params=0.7, keep=0.6)
     assert all(float(lost(network[name])[rank]) <= 0.4 for name, rank in ranks.items())
     assert any(
-        float(lost(network[name])[rank]) > 0.4 for name, rank in budget(network, params=0.4).items()
+        float(lost(network[name])[rank]) > 0.4 for name, rank in budget(network, params=0.3).items()
     )
     with pytest.raises(LorankError, match="share of the energy"):
         budget(network, params=0.7, keep=1.5)
@@ -300,3 +300,23 @@ def test_the_greedy_fill_takes_the_best_step_that_fits():
     assert fill(costs, losses, [0, 0], 7) == [1, 1]
     assert fill(costs, losses, [0, 0], 2) == [0, 0]
     assert choose(costs, losses, 5) == [1, 0]
+
+
+def test_a_second_look_mends_what_the_first_cannot_see():
+    """The dear jump gains most, but only if the other layer gives up what it would take first."""
+    costs = [torch.tensor([1, 2]), torch.tensor([1, 10])]
+    losses = [torch.tensor([0.2, 0.0]), torch.tensor([1.0, 0.0])]
+    assert fill(costs, losses, [0, 0], 11) == [1, 0]
+    assert choose(costs, losses, 11) == [0, 1]
+
+
+@pytest.mark.parametrize("scale", [1, 10**5, 10**9])
+def test_costs_may_be_large(scale):
+    """A forward pass has 1e10 MACs and more: float32 would round them by hundreds."""
+    costs = [torch.arange(1, 9) * 7 * scale, torch.arange(1, 9) * 5 * scale]
+    losses = [torch.linspace(1, 0, 8).double() ** 2, torch.linspace(1, 0, 8).double() ** 3]
+    assert choose(costs, losses, 47 * scale + scale // 2) == choose(costs, losses, 47 * scale)
+    small = [cost // scale for cost in costs]
+    assert choose(costs, losses, 47 * scale) == choose(small, losses, 47)
+    bound = lower_bound(costs, losses, 47 * scale)
+    assert bound == pytest.approx(lower_bound(small, losses, 47), rel=1e-12)

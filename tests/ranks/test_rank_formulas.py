@@ -1,5 +1,6 @@
 """Each rule against values computed by hand, and against its own limits."""
 
+import itertools
 import math
 
 import pytest
@@ -45,7 +46,7 @@ def test_all_the_energy_drops_zeros_only(make):
 def test_energy_is_monotone(network):
     grid = [0.05, 0.3, 0.5, 0.9, 0.99, 0.9999, 1.0]
     chosen = [energy(network, keep=keep) for keep in grid]
-    for low, high in zip(chosen, chosen[1:], strict=False):
+    for low, high in itertools.pairwise(chosen):
         assert all(low[name] <= high[name] for name in network)
     assert chosen[0] != chosen[-1]
 

@@ -57,6 +57,11 @@ def no_items():
     return data, data
 
 
+def flat_items():
+    data = TensorDataset(torch.randn(6, 16), torch.arange(6))
+    return data, data
+
+
 def real_labels():
     data = TensorDataset(IMAGES, torch.randn(6))
     return data, data
@@ -86,7 +91,8 @@ def test_the_users_own(name, classes, shape):
     [
         ("three", "must return a lorank.zoo.Data or a pair (train, test), but returned tuple"),
         ("nothing", "but returned NoneType"),
-        ("no_items", "the items of its training set must be pairs (image tensor, label)"),
+        ("no_items", "the items of its training set must be pairs (image, label), the image a"),
+        ("flat_items", "the image a tensor (C, H, W), but the first is not"),
         ("real_labels", "its training set must have whole numbers from 0 as labels, targets or"),
         ("negative_labels", "must have whole numbers from 0 as labels"),
         ("no_labels", "must have whole numbers from 0 as labels"),

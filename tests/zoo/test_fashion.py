@@ -132,3 +132,10 @@ def test_wrong_labels(folder, told, labels, says):
     said = told(load_data, f"fashion-mnist:{folder}")
     assert said.startswith(f"{path}: ")
     assert says in said
+
+
+def test_wrong_shape(folder, told):
+    path = folder / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(np.zeros((5, 8, 8)))))
+    said = told(load_data, f"fashion-mnist:{folder}")
+    assert said == f"{path} must hold images of shape (1, 28, 28), but they are of shape (1, 8, 8)"

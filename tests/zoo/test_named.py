@@ -22,9 +22,10 @@ def test_the_current_directory_is_importable(here):
     assert named("own_nets:small")() == 7
 
 
-def test_an_installed_module_wins_over_a_file_here(here):
-    (here / "json.py").write_text("raise SystemExit\n")
-    assert named("json:dumps")([1]) == "[1]"
+def test_an_installed_module_wins_over_a_file_here(here, monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (here / "colorsys.py").write_text("raise SystemExit\n")
+    assert named("colorsys:rgb_to_hsv")(0, 0, 0) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

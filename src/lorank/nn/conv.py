@@ -132,17 +132,17 @@ class SVDConv(Factored):
             sweep = sweep._replace(padding=(0,) * d)
         batch = x.shape[0] if x.ndim == d + 2 else 1
         if self._rebuilds(batch, in_size, out_size):
-            return self._apply(x, self.weight, self.bias, sweep)
+            return self._convolve(x, self.weight, self.bias, sweep)
         U, s, Vh = self.factors
         if U.numel() <= Vh.numel():
             U = U * s.unsqueeze(-2)
         else:
             Vh = s.unsqueeze(-1) * Vh
         inner, outer = self.kernels(U, Vh)
-        between = self._apply(x, inner, None, sweep.along(self.view.inner_axes))
-        return self._apply(between, outer, self.bias, sweep.along(self.view.outer_axes))
+        between = self._convolve(x, inner, None, sweep.along(self.view.inner_axes))
+        return self._convolve(between, outer, self.bias, sweep.along(self.view.outer_axes))
 
-    def _apply(self, x: Tensor, kernel: Tensor, bias: Tensor | None, sweep: Sweep) -> Tensor:
+    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None, sweep: Sweep) -> Tensor:
         view = self.view
         apply: Any = _APPLY[len(view.kernel_size), view.transposed]
         if view.transposed:

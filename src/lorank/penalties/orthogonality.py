@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from lorank.errors import LorankError
 from lorank.penalties.precision import at_least_float32, no_autocast
@@ -77,13 +77,13 @@ class _Deviation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, A: Tensor) -> Tensor:
+    def forward(ctx: Any, A: Tensor) -> Tensor:
         D = _defect(A)
         ctx.save_for_backward(A, D)
         return torch.linalg.vector_norm(D).square()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         A, D = ctx.saved_tensors
         with no_autocast(A.device):
             # For a second derivative the Gram matrix must be a function of A again.

@@ -12,7 +12,7 @@ from lorank.ranks.spectrum import Spectrum
 def stable_rank(
     spectra: Mapping[str, Spectrum], scale: float = 1.0, *, multiple: int = 1
 ) -> dict[str, int]:
-    """Scaled stable rank, rounded up: ``r = ⌈scale · ‖W‖_F² / ‖W‖₂²⌉``.
+    """Scaled stable rank, rounded up: ``r = ⌈scale · ‖W‖_F² / ‖W‖₂²⌉``, at most the exact rank.
 
     A lower bound of the rank that no small value can move; it is far below what accuracy needs
     unless training pressed for it, hence the scale. Groups are pooled, ``sᵢ² = Σ_g s²_gi``.
@@ -39,12 +39,14 @@ def stable_rank(
     """
     if not 0 < scale < float("inf"):
         raise LorankError(f"scale must be positive and finite, found {scale!r}")
-    return per_layer(spectra, lambda layer: ceil(scale * _stable(layer)), multiple)
+    return per_layer(spectra, lambda layer: _stable(layer, scale), multiple)
 
 
-def _stable(layer: Spectrum) -> float:
+def _stable(layer: Spectrum, scale: float) -> int:
     energy = pooled(layer)
-    return float(energy.sum() / energy[0]) if energy[0] > 0 else 0.0
+    if energy[0] == 0:
+        return 0
+    return min(ceil(scale * float(energy.sum() / energy[0])), int((energy > 0).sum()))
 
 
 def effective_rank(spectra: Mapping[str, Spectrum], *, multiple: int = 1) -> dict[str, int]:

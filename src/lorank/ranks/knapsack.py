@@ -1,17 +1,29 @@
 """The multiple-choice knapsack: one offer for every layer, least loss, bounded cost."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+CLOSE = 1e-3
+"""A loss this near to the smallest possible one, relatively, is not worth a second search."""
+
+SECOND_LOOKS = 16
+"""At most so many layers are decided the other way; it bounds the time on large networks."""
+
 
 def choose(costs: Sequence[Tensor], losses: Sequence[Tensor], target: int) -> list[int]:
     """Take one offer per layer: ``min Σ loss`` subject to ``Σ cost ≤ target``.
 
+    The Lagrangian decides all layers at once, and a greedy fill spends what it leaves. What it
+    can miss are the jumps, a layer's last and dearest offer: where the result is not
+    proved to be near the best, the layers that were nearly indifferent about theirs are decided
+    the other way, one at a time, and the others are chosen again.
+
     Args:
-        costs: for every layer the cost of its offers, ``(k_l,)`` whole numbers.
+        costs: for every layer the cost of its offers, ``(k_l,)`` whole numbers, the largest last.
         losses: for every layer the loss of its offers, ``(k_l,)``.
         target: not below the sum of every layer's smallest cost.
 
@@ -19,7 +31,8 @@ def choose(costs: Sequence[Tensor], losses: Sequence[Tensor], target: int) -> li
         For every layer the index of the offer taken. The loss exceeds :func:`lower_bound` by at
         most the gain of one step of one layer.
 
-    Cost: ``O(Σ k_l)`` per step of the multiplier, and per layer touched by the greedy fill.
+    Cost: ``O(Σ k_l)`` per step of the multiplier, of which there are about ten; at most 16 times
+    that where a second look is due.
 
     Example:
         >>> costs = [torch.tensor([1, 2, 3]), torch.tensor([1, 5])]
@@ -27,9 +40,49 @@ def choose(costs: Sequence[Tensor], losses: Sequence[Tensor], target: int) -> li
         >>> choose(costs, losses, 5)
         [2, 0]
     """
-    cost, loss = _table(costs), _table(losses)
-    taken = _relax(cost, loss, target)[0].tolist()
-    return fill(costs, losses, taken, target)
+    best, multiplier = _solve(costs, losses, target)
+    enough = (1 + CLOSE) * _bound(costs, losses, target, multiplier)
+    for layer in _undecided(costs, losses, multiplier)[:SECOND_LOOKS]:
+        if _total(losses, best) <= enough:
+            break
+        best = min(best, _flip(costs, losses, target, best, layer), key=partial(_total, losses))
+    return best
+
+
+def _solve(
+    costs: Sequence[Tensor], losses: Sequence[Tensor], target: int
+) -> tuple[list[int], float]:
+    taken, multiplier = _relax(_table(costs), _table(losses), target)
+    return fill(costs, losses, taken.tolist(), target), multiplier
+
+
+def _undecided(costs: Sequence[Tensor], losses: Sequence[Tensor], multiplier: float) -> list[int]:
+    """Layers with a choice, those first to which their last offer is nearly worth its price."""
+    doubt = {}
+    for layer, (cost, loss) in enumerate(zip(costs, losses, strict=True)):
+        if len(cost) > 1:
+            total = loss + multiplier * cost.double()
+            doubt[layer] = abs(float(total[-1] - total[:-1].min()))
+    return sorted(doubt, key=doubt.__getitem__)
+
+
+def _flip(
+    costs: Sequence[Tensor], losses: Sequence[Tensor], target: int, taken: list[int], layer: int
+) -> list[int]:
+    """Choose again with one layer's last offer refused where it was taken, or the reverse."""
+    last = len(costs[layer]) - 1
+    part = slice(0, last) if taken[layer] == last else slice(last, None)
+    costs, losses = list(costs), list(losses)
+    costs[layer], losses[layer] = costs[layer][part], losses[layer][part]
+    if sum(int(cost.min()) for cost in costs) > target:
+        return taken
+    again = _solve(costs, losses, target)[0]
+    again[layer] += part.start
+    return again
+
+
+def _total(losses: Sequence[Tensor], taken: list[int]) -> float:
+    return sum(float(loss[at]) for loss, at in zip(losses, taken, strict=True))
 
 
 def lower_bound(costs: Sequence[Tensor], losses: Sequence[Tensor], target: int) -> float:
@@ -50,10 +103,14 @@ def lower_bound(costs: Sequence[Tensor], losses: Sequence[Tensor], target: int) 
         >>> lower_bound(costs, [torch.tensor([0.5, 0.0])], 2)
         0.25
     """
-    cost, loss = _table(costs), _table(losses)
-    taken, multiplier = _relax(cost, loss, target)
-    spent, lost = _sums(cost, loss, taken)
-    return lost + multiplier * (spent - target)
+    return _bound(costs, losses, target, _relax(_table(costs), _table(losses), target)[1])
+
+
+def _bound(
+    costs: Sequence[Tensor], losses: Sequence[Tensor], target: int, multiplier: float
+) -> float:
+    rows = zip(costs, losses, strict=True)
+    return sum(float((f + multiplier * c.double()).min()) for c, f in rows) - multiplier * target
 
 
 def _table(rows: Sequence[Tensor]) -> Tensor:

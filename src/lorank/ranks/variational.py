@@ -111,7 +111,7 @@ def noise_variance(s: Tensor, L: int, M: int) -> float:
     low, high = _bounds(s, L, M)
     best, points = high, GRID
     for _ in range(ZOOMS):
-        grid = torch.linspace(math.log(low), math.log(high), points, dtype=s.dtype)
+        grid = torch.linspace(math.log(low), math.log(high), points, dtype=s.dtype, device=s.device)
         at = int(free_energy(grid.exp(), s, L / M, M).argmin())
         best = math.exp(grid[at])
         low, high = math.exp(grid[max(at - 1, 0)]), math.exp(grid[min(at + 1, points - 1)])

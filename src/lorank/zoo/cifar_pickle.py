@@ -70,17 +70,14 @@ def read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise LorankError(
             f"{path} cannot be read safely: {reason(error)}; use the binary version of CIFAR-10"
         ) from None
-    found = (_pixels(content[b"data"]), _labels(content[b"labels"])) if _is_batch(content) else ()
-    if not found or found[0] is None or found[1] is None:
+    entries = content if isinstance(content, dict) else {}
+    pixels, labels = _pixels(entries.get(b"data")), _labels(entries.get(b"labels"))
+    if pixels is None or labels is None:
         raise LorankError(
             f"{path} must hold a dict of an array 'data' (N, {PIXELS}) of bytes and a list "
             f"'labels', but does not; use the binary version of CIFAR-10"
         )
-    return found
-
-
-def _is_batch(content: Any) -> bool:
-    return isinstance(content, dict) and b"data" in content and b"labels" in content
+    return pixels, labels
 
 
 def _labels(labels: Any) -> np.ndarray | None:

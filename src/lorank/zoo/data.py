@@ -101,14 +101,15 @@ def _described(found: Any, spec: str) -> Data:
     return Data(spec, train, test, _classes(train, spec), _shape(train, spec))
 
 
-def _shape(train: Dataset, spec: str) -> tuple[int, ...]:
+def _shape(train: Dataset, spec: str) -> tuple[int, int, int]:
     try:
-        return tuple(train[0][0].shape)
-    except (TypeError, LookupError, AttributeError, NotImplementedError):
+        channels, height, width = train[0][0].shape
+    except (TypeError, ValueError, LookupError, AttributeError, NotImplementedError):
         raise LorankError(
-            f"{spec!r}: the items of its training set must be pairs (image tensor, label), "
-            f"but the first is not"
+            f"{spec!r}: the items of its training set must be pairs (image, label), the image a "
+            f"tensor (C, H, W), but the first is not"
         ) from None
+    return channels, height, width
 
 
 def _classes(train: Dataset, spec: str) -> int:

@@ -37,12 +37,11 @@ def digits(folder: Path | None = None) -> Data:
         raise LorankError(f"digits comes with scikit-learn and takes no folder, but got {folder}")
     found = extra("sklearn.datasets", "data").load_digits()
     images = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
-    train, test = _split(found.target)
-    sets = (
+    train, test = (
         Images(torch.from_numpy(images[part]), torch.from_numpy(found.target[part]), MEAN, STD)
-        for part in (train, test)
+        for part in _split(found.target)
     )
-    return Data("digits", *sets, 10, (1, 8, 8), Augment(1, False, black(MEAN, STD)))
+    return Data("digits", train, test, 10, (1, 8, 8), Augment(1, False, black(MEAN, STD)))
 
 
 def _split(labels: np.ndarray) -> list[np.ndarray]:

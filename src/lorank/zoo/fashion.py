@@ -12,6 +12,7 @@ from lorank.zoo.images import Data, Images, black, check_labels
 
 MEAN, STD = (0.2860,), (0.3530,)  # of the training part
 CLASSES = 10
+SHAPE = (1, 28, 28)
 TRAIN = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 # The first is where Debian's package puts the files.
@@ -43,8 +44,7 @@ def fashion_mnist(folder: Path | None = None) -> Data:
     """
     folder = _anywhere() if folder is None else require_folder(folder, "fashion-mnist")
     train, test = (_read(folder, names) for names in (TRAIN, TEST))
-    shape = tuple(train.images.shape[1:])
-    return Data("fashion-mnist", train, test, CLASSES, shape, Augment(2, True, black(MEAN, STD)))
+    return Data("fashion-mnist", train, test, CLASSES, SHAPE, Augment(2, True, black(MEAN, STD)))
 
 
 def _anywhere() -> Path:
@@ -61,6 +61,11 @@ def _read(folder: Path, names: tuple[str, str]) -> Images:
     stored = [_stored(folder, name) for name in names]
     images_file, labels_file = require_files(folder, stored, "fashion-mnist")
     images = torch.from_numpy(read_idx(images_file, axes=3)).unsqueeze(1)
+    if images.shape[1:] != SHAPE:
+        raise LorankError(
+            f"{images_file} must hold images of shape {SHAPE}, but they are of shape "
+            f"{tuple(images.shape[1:])}"
+        )
     labels = torch.from_numpy(read_idx(labels_file, axes=1)).long()
     check_labels(labels, len(images), CLASSES, labels_file)
     return Images(images, labels, MEAN, STD)

@@ -98,11 +98,12 @@ def image_folder(folder: Path | None = None) -> Data:
                 f"folder: {folder} must hold the folders train and test, but lacks {part}"
             )
     names = _classes(folder / "train")
-    train, test = (_files(folder / part, names) for part in ("train", "test"))
-    shape = tuple(_open(train[0][0], size).shape)
-    augment = Augment(max(shape[1] // 8, 1), True, black(MEAN, STD))
-    sets = (ImageFolder(*files, size, shape) for files in (train, test))
-    return Data(folder.name, *sets, len(names), shape, augment)
+    files = [_files(folder / part, names) for part in ("train", "test")]
+    channels, height, width = _open(files[0][0][0], size).shape
+    shape = (channels, height, width)
+    augment = Augment(max(height // 8, 1), True, black(MEAN, STD))
+    train, test = (ImageFolder(*part, size, shape) for part in files)
+    return Data(folder.name, train, test, len(names), shape, augment)
 
 
 def _path_and_size(folder: Path) -> tuple[Path, int | None]:

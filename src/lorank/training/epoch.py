@@ -1,0 +1,138 @@
+"""One pass over the data: training, or testing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lorank.errors import LorankError
+from lorank.training.objective import penalty_of, task_terms, teach
+from lorank.training.optimizers import rate, set_rate
+from lorank.training.recipe import Stage
+
+CHECK_EVERY = 20
+"""Steps between two looks at whether the loss is still a number: each waits for the device."""
+
+Augment = Callable[[Tensor, torch.Generator], Tensor] | None
+
+
+class Actors(NamedTuple):
+    """Who takes part in an epoch: the engine, the model as prepared and plain, its teacher."""
+
+    accelerator: Any
+    prepared: nn.Module
+    model: nn.Module
+    optimizer: Any
+    teacher: nn.Module | None
+
+
+def train_epoch(
+    stage: Stage,
+    epoch: int,
+    actors: Actors,
+    batches: DataLoader,
+    augment: Augment,
+    generator: torch.Generator,
+    tick: Callable[[int, float], None],
+) -> dict[str, float]:
+    """Train for one epoch and return the mean of each term of the loss.
+
+    Args:
+        stage: its optimizer, penalties and teacher's share.
+        epoch: epochs of the stage that are done.
+        actors: see :class:`Actors`.
+        batches: the prepared loader.
+        augment: changes a batch at random, or ``None``.
+        generator: where augmentation draws from.
+        tick: called now and then with the steps done and the loss.
+
+    Raises:
+        LorankError: if the loss is not finite, or nothing in the model can be trained.
+    """
+    actors.prepared.train()
+    steps = len(batches)
+    sums: dict[str, Tensor] = {}
+    for step, (images, labels) in enumerate(batches):
+        progress = (epoch + step / steps) / stage.epochs
+        set_rate(actors.optimizer, rate(stage.optimizer, progress))
+        if augment is not None:
+            images = augment(images, generator)
+        terms = _step(stage, progress, actors, images, labels)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, value.new_zeros(())) + value
+        if step % CHECK_EVERY == 0 or step == steps - 1:
+            check_finite(terms, sums["loss"], stage, epoch, step)
+            tick(step + 1, float(terms["loss"]))
+    return {name: float(value) / steps for name, value in sums.items()}
+
+
+def _step(
+    stage: Stage, progress: float, actors: Actors, images: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """One step of the optimizer; returns each term, and their weighted sum as ``loss``."""
+    with actors.accelerator.autocast():
+        outputs = actors.prepared(images)
+        taught = teach(actors.teacher, images, stage.distillation)
+    terms = task_terms(stage, outputs.float(), labels, taught)
+    terms |= penalty_of(stage, actors.model, progress)
+    loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+    if not loss.requires_grad:
+        raise LorankError(
+            f"stage {stage.name!r} has nothing to train: every parameter is frozen, "
+            "or the loop runs under torch.no_grad"
+        )
+    actors.optimizer.zero_grad()
+    actors.accelerator.backward(loss)
+    if stage.optimizer.clip is not None:
+        actors.accelerator.clip_grad_norm_(actors.prepared.parameters(), stage.optimizer.clip)
+    actors.optimizer.step()
+    return {"loss": loss.detach()} | {name: value.detach() for name, (_, value) in terms.items()}
+
+
+def check_finite(
+    terms: dict[str, Tensor], total: Tensor, stage: Stage, epoch: int, step: int
+) -> None:
+    """Stop on a loss that is not a number.
+
+    Raises:
+        LorankError: it says where, and which term it was.
+    """
+    if bool(torch.isfinite(total)):
+        return
+    found = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+    raise LorankError(
+        f"the loss must be finite, and in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1} "
+        f"it was not ({found}): lower the learning rate or the sparsity; "
+        "the state of the last whole epoch is kept"
+    )
+
+
+def check_weights(model: nn.Module, stage: Stage, epoch: int) -> None:
+    """Refuse to keep a state with weights that are not finite.
+
+    Raises:
+        LorankError: it names the first such weight.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise LorankError(
+                f"weights must stay finite, and after stage {stage.name!r}, epoch {epoch + 1} "
+                f"{name!r} holds NaN or Inf: lower the learning rate; "
+                "the state of the last whole epoch is kept"
+            )
+
+
+@torch.no_grad()
+def test_epoch(accelerator: Any, model: nn.Module, batches: DataLoader) -> float:
+    """Share of test samples whose largest output is their label."""
+    model.eval()
+    right = total = 0
+    for images, labels in batches:
+        with accelerator.autocast():
+            outputs = model(images)
+        guesses, labels = accelerator.gather_for_metrics((outputs.argmax(-1), labels))
+        right += int((guesses == labels).sum())
+        total += labels.numel()
+    return right / total

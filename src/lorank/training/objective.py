@@ -1,0 +1,68 @@
+"""The loss of a stage, term by term."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorank.nn import Factored
+from lorank.training.penalty import penalty_terms
+from lorank.training.recipe import Distillation, Stage
+
+
+def ramped(stage: Stage, progress: float) -> float:
+    """λ_s at a share of the stage: it rises from zero over the stage's ramp.
+
+    Example:
+        >>> ramped(Stage(name="a", epochs=1, sparsity=2.0, ramp=0.5), 0.25)
+        1.0
+    """
+    return stage.sparsity * (1.0 if progress >= stage.ramp else progress / stage.ramp)
+
+
+def distillation_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """``T²·KL(softmax(teacher / T) ‖ softmax(student / T))``, a mean over the batch.
+
+    Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+
+    Example:
+        >>> distillation_loss(torch.zeros(1, 3), torch.zeros(1, 3), 4.0).item()
+        0.0
+    """
+    student = F.log_softmax(outputs.float() / temperature, dim=-1)
+    teacher = F.log_softmax(taught.float() / temperature, dim=-1)
+    loss = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * loss
+
+
+def task_terms(
+    stage: Stage, outputs: Tensor, labels: Tensor, taught: Tensor | None
+) -> dict[str, tuple[float, Tensor]]:
+    """Supervised loss and distillation, each as (weight, value)."""
+    task = F.cross_entropy(outputs, labels, label_smoothing=stage.label_smoothing)
+    if taught is None or stage.distillation is None:
+        return {"task": (1.0, task)}
+    share = stage.distillation.weight
+    learnt = distillation_loss(outputs, taught, stage.distillation.temperature)
+    return {"task": (1 - share, task), "distillation": (share, learnt)}
+
+
+def penalty_of(
+    stage: Stage, model: nn.Module, progress: float
+) -> dict[str, tuple[float, Tensor]]:
+    """Orthogonality and sparsity, each as (weight, value); none for a dense stage."""
+    if stage.form == "dense" or not any(isinstance(m, Factored) for m in model.modules()):
+        return {}
+    wanted = stage.orthogonality > 0, stage.sparsity > 0
+    values = penalty_terms(model, kind=stage.kind, want=wanted)
+    weights = {"orthogonality": stage.orthogonality, "sparsity": ramped(stage, progress)}
+    return {
+        name: (weights[name], values[name])
+        for name, want in zip(("orthogonality", "sparsity"), wanted, strict=True)
+        if want
+    }
+
+
+@torch.no_grad()
+def teach(teacher: nn.Module | None, images: Tensor, wanted: Distillation | None) -> Tensor | None:
+    """Outputs of the teacher, or ``None`` when nobody asks for them."""
+    return None if teacher is None or wanted is None else teacher(images)

@@ -1,0 +1,79 @@
+"""Optimizers and learning rates: pure functions of a stage's settings and progress."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorank.nn import Factored
+from lorank.training.recipe import Optimizer
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, factor_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Sort parameters by their weight decay: weights, factors, and what has none.
+
+    Args:
+        model: dense or in SVD form.
+        weight_decay: of weights with two axes or more.
+        factor_decay: of U, S and Vh. Decay on U and Vh works against orthogonality.
+
+    Returns:
+        Groups for any torch optimizer; frozen parameters are left out, tied ones come once.
+
+    Example:
+        >>> [len(g["params"]) for g in parameter_groups(nn.Linear(2, 2), 0.1)]
+        [1, 1]
+    """
+    factors = {
+        id(f)
+        for m in model.modules()
+        if isinstance(m, Factored)
+        for f in (m.U, m.S, m.Vh)
+    }
+    sorted_by: dict[float, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            if id(parameter) in factors:
+                decay = factor_decay
+            else:
+                decay = weight_decay if parameter.ndim > 1 else 0.0
+            sorted_by.setdefault(decay, []).append(parameter)
+    return [{"params": params, "weight_decay": decay} for decay, params in sorted_by.items()]
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+    """Make a stage's optimizer."""
+    groups = parameter_groups(model, settings.weight_decay, settings.factor_decay)
+    if settings.name == "sgd":
+        nesterov = settings.momentum > 0
+        return torch.optim.SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov
+        )
+    kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=settings.lr)
+
+
+def rate(settings: Optimizer, progress: float) -> float:
+    """Learning rate at a share of the stage between 0 and 1.
+
+    Example:
+        >>> rate(Optimizer(lr=1.0, schedule="cosine"), 0.5)
+        0.5
+    """
+    if progress < settings.warmup:
+        return settings.lr * progress / settings.warmup
+    if settings.schedule == "step":
+        return settings.lr * 0.1 ** sum(progress >= m for m in settings.milestones)
+    if settings.schedule == "cosine":
+        done = (progress - settings.warmup) / (1 - settings.warmup)
+        return settings.lr * (0.5 + 0.5 * math.cos(math.pi * done))
+    return settings.lr
+
+
+def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value

@@ -1,0 +1,367 @@
+"""Train: a recipe carried out, from a dense model to a small plain one, resumable at any epoch."""
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from lorank.compression import Cost, cost, decompose, fold, measure, prune, recalibrate
+from lorank.compression.trace import Example
+from lorank.errors import LorankError, extra
+from lorank.files import load, save
+from lorank.files.atomic import replacing
+from lorank.nn import Factored
+from lorank.nn.surgery import sites
+from lorank.ranks import Spectra
+from lorank.training.batches import (
+    TrainingData,
+    length,
+    mixed,
+    test_batches,
+    training_batches,
+)
+from lorank.training.epoch import Actors, check_weights, test_epoch, train_epoch
+from lorank.training.log import Log
+from lorank.training.optimizers import make_optimizer
+from lorank.training.recipe import Recipe, Stage
+from lorank.training.state import NAME, State, load_state, save_state
+from lorank.training.truncation import cut_ranks, step_ranks
+
+DENSE, FACTORED, FOLDED = "dense.safetensors", "svd.safetensors", "model.safetensors"
+
+
+class Result(NamedTuple):
+    """What came out of a run.
+
+    Attributes:
+        model: the network in plain torch layers.
+        accuracy: its share of right answers on the test data.
+        dense_accuracy: that of the dense network that it came from.
+        cost: what it costs, on one example.
+        dense_cost: what the dense network costs.
+        ranks: layer name → rank.
+    """
+
+    model: nn.Module
+    accuracy: float
+    dense_accuracy: float
+    cost: Cost
+    dense_cost: Cost
+    ranks: dict[str, int]
+
+
+def train(
+    model: nn.Module,
+    data: TrainingData,
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    example: Example | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
+    info: dict[str, Any] | None = None,
+) -> Result:
+    """Carry out a recipe.
+
+    Runs on whatever Hugging Face Accelerate is told to use: one CPU or GPU as it stands, several
+    with ``accelerate launch``. After every epoch the folder holds the whole state; a run that was
+    killed goes on from there, and on one CPU ends at the same result. A run that has ended is
+    not run again.
+
+    Args:
+        model: a dense network; it is not changed.
+        data: training and test samples (:func:`lorank.zoo.load_data`).
+        recipe: what to do.
+        folder: where to keep state, log and models; made if needed.
+        example: what the model is called with, to count MACs; by default one test sample.
+        fresh: forget a run that the folder holds.
+        quiet: show nothing.
+        info: kept with the saved models.
+
+    Returns:
+        The folded network with its figures, the same that ``result.json`` holds.
+
+    Raises:
+        LorankError: if a stage has nothing to train, the loss is not finite, a budget cannot be
+            reached, or the folder holds another run.
+        MissingExtraError: if Accelerate is not installed.
+    """
+    engine = extra("accelerate", "train")
+    folder = _folder(folder)
+    accelerator = engine.Accelerator(mixed_precision=recipe.precision)
+    if fresh and accelerator.is_main_process:
+        (folder / NAME).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+    example = one_sample(data) if example is None else example
+    with Log(folder, main=accelerator.is_main_process, quiet=quiet) as log:
+        run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model)
+        return run.carry_out()
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LorankError(f"a run needs a folder, and {folder} cannot be one: {error}") from None
+    return folder
+
+
+def one_sample(data: TrainingData) -> Any:
+    """Take one test input as a batch of one."""
+    if length(data.test) == 0:
+        raise LorankError("testing needs at least 1 sample, found 0")
+    return data.test[0][0].unsqueeze(0)
+
+
+class _Run:
+    """A recipe on its way: the plain values that its steps share."""
+
+    def __init__(
+        self,
+        accelerator: Any,
+        data: TrainingData,
+        recipe: Recipe,
+        folder: Path,
+        log: Log,
+        example: Example,
+        info: dict[str, Any],
+        dense: nn.Module,
+    ):
+        self.accelerator = accelerator
+        self.data = data
+        self.recipe = recipe
+        self.folder = folder
+        self.log = log
+        self.example = example
+        self.info = info
+        self.state = State()
+        self.teacher: nn.Module | None = None
+        self.dense = dense
+        self.model = self._resume(dense) or copy.deepcopy(dense)
+        workers = recipe.workers
+        self.batches = training_batches(data, recipe.batch_size, recipe.seed, workers)
+        self.tests = accelerator.prepare(test_batches(data, recipe.batch_size, workers))
+
+    def _resume(self, dense: nn.Module) -> nn.Module | None:
+        found = load_state(self.folder, dense, self.recipe)
+        self.log.rewind(0 if found is None else found[0].log_bytes)
+        if found is None:
+            self.log.write("start", recipe=self.recipe.model_dump(mode="json"), info=self.info)
+            return None
+        self.state, model = found
+        if any(isinstance(m, Factored) for m in model.modules()):
+            self._set_teacher(load(self.folder / DENSE, dense))
+        stage = self.recipe.stages[min(self.state.stage, len(self.recipe.stages) - 1)]
+        where = f"stage {stage.name!r}, epoch {self.state.epoch + 1}"
+        self.log.console.print(f"resumed at {where}", highlight=False)
+        return model
+
+    def carry_out(self) -> Result:
+        """Run the stages that are left, and give the network back."""
+        for index in range(self.state.stage, len(self.recipe.stages)):
+            self._stage(index, self.recipe.stages[index])
+        return self._finish()
+
+    def _stage(self, index: int, stage: Stage) -> None:
+        if stage.form == "svd" and not self._factored():
+            self._decompose()
+        optimizer = make_optimizer(self.model, stage.optimizer)
+        if self.state.optimizer is not None:
+            optimizer.load_state_dict(self.state.optimizer)
+        actors, batches = self._prepare(optimizer)
+        for epoch in range(self.state.epoch, stage.epochs):
+            facts = self._epoch(index, stage, epoch, actors, batches)
+            check_weights(self.model, stage, epoch)
+            if self._truncate(stage, epoch):
+                optimizer = make_optimizer(self.model, stage.optimizer)
+                actors, batches = self._prepare(optimizer)
+            self._report(stage, epoch, facts)
+            self._keep(index, epoch + 1, optimizer)
+        self._cut(stage)
+        self._keep(index + 1, 0, None)
+
+    def _factored(self) -> bool:
+        return any(isinstance(m, Factored) for m in self.model.modules())
+
+    def _decompose(self) -> None:
+        """Keep the dense network and its figures, then go over to SVD form."""
+        self._save(self.model, DENSE)
+        self._set_teacher(self.model)
+        accuracy = self._accuracy(self.model)
+        dense = cost(self.model.cpu(), self.example)
+        self.state.facts |= {"dense_accuracy": accuracy, "dense_cost": dense._asdict()}
+        self.model = decompose(self.model, layout=self.recipe.layout, skip=self.recipe.skip)
+        self.log.write(
+            "decompose",
+            f"dense: accuracy {accuracy:.2%}, {dense.macs:,} MACs, {dense.params:,} parameters",
+            accuracy=accuracy,
+            cost=dense._asdict(),
+        )
+
+    def _set_teacher(self, dense: nn.Module) -> None:
+        teacher = copy.deepcopy(dense).to(self.accelerator.device).eval()
+        self.teacher = teacher.requires_grad_(False)
+
+    def _prepare(self, optimizer: torch.optim.Optimizer) -> tuple[Actors, Any]:
+        """Hand model, optimizer and data to the engine; what it held before is let go."""
+        self.accelerator.free_memory()
+        if self.recipe.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        prepared, stepped, batches = self.accelerator.prepare(self.model, optimizer, self.batches)
+        return Actors(self.accelerator, prepared, self.model, stepped, self.teacher), batches
+
+    def _epoch(
+        self, index: int, stage: Stage, epoch: int, actors: Actors, batches: Any
+    ) -> dict[str, float]:
+        """Train an epoch whose every random number follows from seed, stage, epoch, process."""
+        seed = mixed(self.recipe.seed, index, epoch, self.accelerator.process_index)
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        self.batches.sampler.epoch = mixed(index, epoch)  # type: ignore[attr-defined]
+        bar = self.log.progress.add_task(
+            f"{stage.name} {epoch + 1}/{stage.epochs}", total=len(batches), note=""
+        )
+
+        def tick(done: int, loss: float) -> None:
+            self.log.progress.update(bar, completed=done, note=f"loss {loss:.3f}")
+
+        began = time.perf_counter()
+        augment = self.data.augment if self.recipe.augment else None
+        facts = train_epoch(stage, epoch, actors, batches, augment, generator, tick)
+        self.log.progress.remove_task(bar)
+        facts["accuracy"] = test_epoch(self.accelerator, actors.prepared, self.tests)
+        facts["seconds"] = round(time.perf_counter() - began, 3)
+        return facts
+
+    def _truncate(self, stage: Stage, epoch: int) -> bool:
+        """Cut during a stage; says whether the model is a new one."""
+        plan = stage.truncation
+        if plan is None or (epoch + 1) % plan.every:
+            return False
+        ranks = self._agreed(lambda spectra: step_ranks(stage, spectra, epoch + 1))
+        smaller = {n: r for n, r in ranks.items() if r < self._ranks()[n]}
+        if smaller:
+            self.model = prune(self._plain_model(), smaller)
+            self.log.write("truncate", ranks=smaller, optimizer="reset")
+        return bool(smaller)
+
+    def _cut(self, stage: Stage) -> None:
+        cut = stage.cut
+        if cut is None:
+            return
+        ranks = self._agreed(lambda spectra: cut_ranks(cut, spectra))
+        self.model = prune(self._plain_model(), ranks, by=cut.by)
+        found = cost(self.model.cpu(), self.example)
+        dense = self.state.facts["dense_cost"]
+        self.log.write(
+            "cut",
+            f"{stage.name}: cut to {share(found.macs, dense['macs'])} of the MACs, "
+            f"{share(found.params, dense['params'])} of the parameters",
+            ranks=ranks,
+            cost=found._asdict(),
+        )
+
+    def _agreed(self, choose: Any) -> dict[str, int]:
+        """Ranks chosen by the main process for all: rounding must not tear processes apart."""
+        chosen: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            chosen = [choose(self._spectra())]
+        if self.accelerator.num_processes > 1:
+            extra("accelerate.utils", "train").broadcast_object_list(chosen)
+        return chosen[0]
+
+    def _spectra(self) -> Spectra:
+        return measure(self._plain_model().cpu(), self.example, layers=list(self._ranks()))
+
+    def _plain_model(self) -> nn.Module:
+        """The model without what the engine wrapped around it."""
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
+    def _ranks(self) -> dict[str, int]:
+        return {site.name: site.module.rank for site in sites(self.model) if site.factored}
+
+    def _report(self, stage: Stage, epoch: int, facts: dict[str, float]) -> None:
+        ranks = self._ranks()
+        total = sum(ranks.values())
+        about = "".join(
+            f", {name} {facts[name]:.3g}" for name in ("orthogonality", "sparsity") if name in facts
+        )
+        sentence = (
+            f"{stage.name} {epoch + 1}/{stage.epochs}: loss {facts['loss']:.3f}{about}, "
+            f"accuracy {facts['accuracy']:.2%}" + (f", ranks sum to {total}" if ranks else "")
+        )
+        self.log.write("epoch", sentence, stage=stage.name, epoch=epoch + 1, **facts, ranks=ranks)
+        step = self.recipe.stages.index(stage) * 1000 + epoch
+        self.log.curves(step, {k: v for k, v in facts.items()} | {"ranks": float(total)})
+
+    def _keep(self, stage: int, epoch: int, optimizer: torch.optim.Optimizer | None) -> None:
+        self.state.stage, self.state.epoch = stage, epoch
+        self.state.optimizer = None if optimizer is None else optimizer.state_dict()
+        self.state.log_bytes = self.log.size
+        if self.accelerator.is_main_process:
+            save_state(self.folder, self.state, self._plain_model(), self.recipe)
+        self.accelerator.wait_for_everyone()
+        self.state.optimizer = None
+
+    def _accuracy(self, model: nn.Module) -> float:
+        return test_epoch(self.accelerator, model.to(self.accelerator.device), self.tests)
+
+    def _save(self, model: nn.Module, name: str) -> None:
+        if self.accelerator.is_main_process:
+            save(model, self.folder / name, info=self.info)
+
+    def _finish(self) -> Result:
+        if not self._factored():
+            self._decompose()
+        model = self._plain_model()
+        self._save(model, FACTORED)
+        ranks = self._ranks()
+        folded = fold(model, multiple=self.recipe.multiple)
+        if self.recipe.recalibrate:
+            recalibrate(folded.to(self.accelerator.device), self._some(self.recipe.recalibrate))
+        accuracy = self._accuracy(folded)
+        small, dense = cost(folded.cpu(), self.example), Cost(**self.state.facts["dense_cost"])
+        self._save(folded, FOLDED)
+        before = self.state.facts["dense_accuracy"]
+        result = Result(folded, accuracy, before, small, dense, ranks)
+        self._write_result(result)
+        return result
+
+    def _some(self, count: int) -> list[torch.Tensor]:
+        self.batches.sampler.epoch = 0  # type: ignore[attr-defined]
+        return [images for (images, _), _ in zip(self.batches, range(count), strict=False)]
+
+    def _write_result(self, result: Result) -> None:
+        facts = {
+            "accuracy": result.accuracy,
+            "dense_accuracy": result.dense_accuracy,
+            "cost": result.cost._asdict(),
+            "dense_cost": result.dense_cost._asdict(),
+            "ranks": result.ranks,
+        }
+        if self.accelerator.is_main_process:
+            with replacing(self.folder / "result.json") as draft:
+                draft.write_text(json.dumps(facts, indent=2) + "\n")
+        small, dense = result.cost, result.dense_cost
+        self.log.write(
+            "end",
+            f"low-rank: accuracy {result.accuracy:.2%} (dense {result.dense_accuracy:.2%}) at "
+            f"{share(small.macs, dense.macs)} of the MACs, "
+            f"{share(small.params, dense.params)} of the parameters",
+            **facts,
+        )
+
+
+def share(part: int | None, whole: int | None) -> str:
+    """Write a share in percent.
+
+    Example:
+        >>> share(1, 8)
+        '12.5 %'
+    """
+    return "an unknown share" if not part or not whole else f"{part / whole:.1%}".replace("%", " %")

@@ -1,6 +1,7 @@
 """Decompose: a dense network becomes the same function in SVD form."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from lorank.compression.layout import choose_layout, layout_table
 from lorank.compression.measure import decomposable, layer_error
 from lorank.errors import LorankError
 from lorank.linalg import SVD, Unfolding, svd, truncate
-from lorank.nn.surgery import Site, by_site, closed, opened, sites, swap
+from lorank.nn.surgery import Site, by_site, closed, opened, parameter_like, sites, swap
 
 
 def decompose(
@@ -50,10 +51,9 @@ def decompose(
         >>> low[0].rank, low[0].weight.shape
         (2, torch.Size([8, 8]))
     """
-    if torch.is_inference_mode_enabled():
-        raise LorankError(
-            "decompose makes parameters to train, and under torch.inference_mode they could not be"
-        )
+    refuse_inference_mode("decompose")
+    if ranks is not None and layers is not None:
+        raise LorankError("decompose takes ranks or layers: the layers that ranks names are meant")
     source = opened(model)
     every = sites(source)
     wanted = None if ranks is None else by_site(every, ranks)
@@ -64,9 +64,13 @@ def decompose(
     layouts = layout_table(every, layout)
     factors = {
         site.name: _factors(site, layouts[site.name], None if wanted is None else wanted[site.name])
-        for site in chosen
+        for site in sorted(chosen, key=_size, reverse=True)  # most workspace while least is held
     }
     return closed(swap(source, factors))
+
+
+def _size(site: Site) -> int:
+    return site.module.weight.numel()
 
 
 def _refuse_factored(chosen: list[Site]) -> None:
@@ -83,10 +87,25 @@ def _factors(site: Site, layout: str, rank: int | None) -> tuple[SVD, Unfolding]
         view = site.view(choose_layout(site, layout))
         if rank is not None:
             check_rank(rank, min(view.shape))
+            rank = int(rank)
         factors = svd(view.matrix(site.module.weight))
     except LorankError as error:
         raise layer_error(site, error) from None
-    return (factors if rank is None else truncate(factors, rank)), view
+    kept = factors if rank is None else truncate(factors, rank)
+    weight = site.module.weight  # parameters at once: the SVD's own, larger memory is let go
+    return SVD(*(parameter_like(weight, factor) for factor in kept)), view
+
+
+def refuse_inference_mode(verb: str) -> None:
+    """Refuse to make parameters that could not be trained.
+
+    Raises:
+        LorankError: under ``torch.inference_mode``.
+    """
+    if torch.is_inference_mode_enabled():
+        raise LorankError(
+            f"{verb} makes parameters to train, and under torch.inference_mode they could not be"
+        )
 
 
 def check_rank(rank: object, full: int) -> None:
@@ -95,5 +114,5 @@ def check_rank(rank: object, full: int) -> None:
     Raises:
         LorankError: if the rank is out of range or not an integer.
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full:
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= full:
         raise LorankError(f"a rank must be a whole number between 1 and {full}, found {rank!r}")

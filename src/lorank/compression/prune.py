@@ -1,17 +1,17 @@
 """Prune: cut the singular values that do not matter; U, S and Vh really become smaller."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from lorank.compression.decompose import check_rank
+from lorank.compression.decompose import check_rank, refuse_inference_mode
 from lorank.compression.measure import layer_error
 from lorank.errors import LorankError, unknown
 from lorank.linalg import SVD, product_svd, truncate
 from lorank.nn import Factored
-from lorank.nn.surgery import Site, by_site, exchange, opened, sites
+from lorank.nn.surgery import Site, by_site, exchange, opened, parameter_like, sites
 
 
 def prune(model: nn.Module, ranks: Mapping[str, int], *, by: str = "product") -> nn.Module:
@@ -30,7 +30,7 @@ def prune(model: nn.Module, ranks: Mapping[str, int], *, by: str = "product") ->
 
     Raises:
         LorankError: if a layer is unknown or dense, a rank is out of range, ``by`` is unknown,
-            or a factor holds NaN or Inf.
+            a factor holds NaN or Inf, or the call is made under ``torch.inference_mode``.
 
     Cost: ``O((m + n)·r²)`` a layer. Source: Yang et al., 2020, section 3.3.
 
@@ -40,19 +40,24 @@ def prune(model: nn.Module, ranks: Mapping[str, int], *, by: str = "product") ->
         >>> prune(model, {"0": 3})[0].rank
         3
     """
-    if by not in CUTS:
-        raise unknown("cut", by, CUTS)
-    source = opened(model)
-    every = sites(source)
     successors: dict[int, Any] = {}
-    for site in every:
-        rank = by_site(every, ranks).get(site.name)
-        if rank is not None:
-            successors.update(_cut_site(site, rank, by))
+    for layer, cut in _cuts(model, ranks, by):
+        old = layer.U, layer.S, layer.Vh
+        successors.update((id(o), n) for o, n in zip(old, cut, strict=True))
     return exchange(model, successors)
 
 
-def _cut_site(site: Site, rank: int, by: str) -> dict[int, nn.Parameter]:
+def _cuts(model: nn.Module, ranks: Mapping[str, int], by: str) -> list[tuple[Factored, SVD]]:
+    """Layers to cut, each with its new parameters; everything is checked before anything is cut."""
+    if by not in CUTS:
+        raise unknown("cut", by, CUTS)
+    refuse_inference_mode("prune")
+    every = sites(opened(model))
+    wanted = by_site(every, ranks)
+    return [_cut_site(s, wanted[s.name], by) for s in every if s.name in wanted]
+
+
+def _cut_site(site: Site, rank: int, by: str) -> tuple[Factored, SVD]:
     layer = site.module
     if not isinstance(layer, Factored):
         raise LorankError(
@@ -60,16 +65,49 @@ def _cut_site(site: Site, rank: int, by: str) -> dict[int, nn.Parameter]:
         )
     try:
         check_rank(rank, layer.rank)
-        cut = CUTS[by](layer, rank)
+        cut = CUTS[by](layer, int(rank))
     except LorankError as error:
         raise layer_error(site, error) from None
-    old = SVD(layer.U, layer.S, layer.Vh)
-    return {id(o): _like(o, n) for o, n in zip(old, cut, strict=True)}
+    old = layer.U, layer.S, layer.Vh
+    return layer, SVD(*(parameter_like(o, n) for o, n in zip(old, cut, strict=True)))
 
 
-def _like(old: nn.Parameter, new: torch.Tensor) -> nn.Parameter:
-    value = new.detach().to(old.dtype).clone(memory_format=torch.contiguous_format)
-    return nn.Parameter(value, requires_grad=old.requires_grad)
+@torch.no_grad()
+def prune_in_place(
+    model: nn.Module,
+    ranks: Mapping[str, int],
+    optimizers: Iterable[torch.optim.Optimizer] = (),
+    *,
+    by: str = "product",
+) -> None:
+    """Cut a network in SVD form where it is, for a training loop that holds on to it.
+
+    The parameters stay the same objects with smaller values. Optimizers keep stepping them, and
+    forget their own state of what was cut: a momentum of the old factors has no meaning for the
+    new ones, which are rotated.
+
+    Args:
+        model: a network in SVD form, not wrapped for distributed training.
+        ranks: layer name → rank.
+        optimizers: the optimizers that step the model.
+        by: as in :func:`prune`.
+
+    Raises:
+        LorankError: as :func:`prune`, before anything is changed.
+
+    Example:
+        >>> import lorank
+        >>> model = lorank.decompose(nn.Sequential(nn.Linear(8, 8)))
+        >>> prune_in_place(model, {"0": 3})
+        >>> model[0].rank
+        3
+    """
+    for layer, cut in _cuts(model, ranks, by):
+        for old, new in zip((layer.U, layer.S, layer.Vh), cut, strict=True):
+            old.data = new.data
+            old.grad = None
+            for optimizer in optimizers:
+                optimizer.state.pop(old, None)
 
 
 def cut_product(layer: Factored, rank: int) -> SVD:

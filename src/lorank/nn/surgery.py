@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
 from lorank.linalg import SVD, Unfolding
-from lorank.nn.attention import Attention, is_dense, pack, unpack
+from lorank.nn import attention
+from lorank.nn.attention import Attention, Ties, is_dense, pack, unpack
 from lorank.nn.conv import SVDConv
 from lorank.nn.embedding import SVDEmbedding
-from lorank.nn.factored import Factored
+from lorank.nn.factored import HOOKS, Factored, carries_hooks
 from lorank.nn.linear import SVDLinear
 
 KINDS: dict[type[nn.Module], type[Factored]] = {
@@ -70,6 +71,17 @@ class Site:
         """Whether the weight is only ever read row by row, at no MACs."""
         return all(isinstance(m, nn.Embedding) for m in self.members.values())
 
+    def weights(self, view: Unfolding) -> tuple[int, int]:
+        """Weights of the dense kernel, and of each rank of the thin ones.
+
+        An embedding expands its thin rows by a kernel that a linear layer stores transposed: such
+        a tie shares the outer kernel alone when it is folded.
+        """
+        dense, per_rank = view.weights()
+        forms = (type(m) if isinstance(m, Factored) else _kind(m) for m in self.members.values())
+        inner = {form.inner_role for form in forms if form is not None}
+        return dense, per_rank + (len(inner) - 1) * view.groups * view.shape[1]
+
     def view(self, layout: str = "channel") -> Unfolding:
         """Return the weight's matrix view: the layer's own, or a dense layer's in a layout."""
         if self.factored:
@@ -93,8 +105,9 @@ def sites(model: nn.Module) -> list[Site]:
     """
     found: dict[Key, Site] = {}
     paths = _paths(model)
+    sealed = _sealed(model)
     for name, module in model.named_modules():
-        for key, reason, kind in _weights(module):
+        for key, reason, kind in _weights(module, sealed.get(id(module))):
             if key not in found:
                 found[key] = Site(name, {name: module}, kind, reason)
             else:
@@ -112,7 +125,24 @@ def _paths(model: nn.Module) -> dict[int, list[str]]:
     return paths
 
 
-def _weights(module: nn.Module) -> Iterable[tuple[Key, str | None, type[Factored] | None]]:
+def _sealed(model: nn.Module) -> dict[int, str]:
+    """Layers whose weight is read by a module around them, with the reason to leave them alone."""
+    sealed: dict[int, str] = {}
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            why = attention.obstacle(module) or "it was not opened"
+            reason = f"packed attention reads its weight, and stays packed: {why}"
+            sealed.update((id(m), reason) for m in (module, module.out_proj))
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and id(module.self_attn) in sealed:
+            reason = "the fused path of its encoder layer reads its weight"
+            sealed.update((id(m), reason) for m in (module.linear1, module.linear2))
+    return sealed
+
+
+def _weights(
+    module: nn.Module, sealed: str | None
+) -> Iterable[tuple[Key, str | None, type[Factored] | None]]:
     """Identity, obstacle and SVD form of each weight that a module itself holds."""
     if isinstance(module, Factored):
         yield ("svd", id(module.U)), None, type(module)
@@ -124,9 +154,9 @@ def _weights(module: nn.Module) -> Iterable[tuple[Key, str | None, type[Factored
         return
     for name, weight in module.named_parameters(recurse=False):
         if kind is not None and name == "weight":
-            yield _identity(weight), _obstacle(module, kind), kind
+            yield _identity(weight), sealed or _obstacle(module, kind), kind
         elif _is_weight(weight):
-            yield _identity(weight), f"{type(module).__name__} has no SVD form here", None
+            yield _identity(weight), sealed or f"{type(module).__name__} has no SVD form here", None
 
 
 def _is_weight(parameter: Tensor) -> bool:
@@ -143,8 +173,7 @@ def _kind(module: nn.Module) -> type[Factored] | None:
 
 def _identity(weight: Tensor) -> Key:
     """Two weights are one where they show the same memory in the same way."""
-    lazy = isinstance(weight, nn.parameter.UninitializedTensorMixin)
-    if lazy or weight.device.type == "meta":
+    if type(weight) is not nn.Parameter or weight.device.type == "meta" or weight.numel() == 0:
         return ("object", id(weight))
     start = weight.untyped_storage().data_ptr(), weight.storage_offset()
     return (*start, tuple(weight.shape), weight.stride())
@@ -152,13 +181,30 @@ def _identity(weight: Tensor) -> Key:
 
 def _obstacle(module: nn.Module, kind: type[Factored]) -> str | None:
     dense = next(d for d in KINDS if isinstance(module, d))
-    if isinstance(module._parameters["weight"], nn.parameter.UninitializedTensorMixin):
+    weight = module._parameters["weight"]
+    if isinstance(weight, nn.parameter.UninitializedTensorMixin):
         return None  # refused in one sentence when it is measured
-    if type(module).forward is not dense.forward:
+    if _runs_otherwise(module, dense):
         return f"{type(module).__name__} runs in its own way"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        return "it carries hooks, which would be lost"
+    if carries_hooks(module):
+        return HOOKS
+    if type(weight) is not nn.Parameter or weight.layout != torch.strided:
+        return f"its weight is a {type(weight).__name__} of layout {weight.layout}"
+    if module._modules or module._buffers or not {"weight", "bias"} >= set(module._parameters):
+        return "it holds more than a weight and a bias, which would be lost"
     return kind.obstacle(module)
+
+
+def _runs_otherwise(module: nn.Module, dense: type[nn.Module]) -> bool:
+    """Whether a layer's pass differs from that of torch's own layer."""
+    own = vars(module).keys() & RUNNING
+    return bool(own) or any(
+        getattr(type(module), name, None) is not getattr(dense, name, None) for name in RUNNING
+    )
+
+
+RUNNING = {"__call__", "forward", "_conv_forward", "_output_padding"}
+"""What a layer's pass is made of."""
 
 
 def _join(
@@ -179,16 +225,51 @@ def _join(
 def opened(model: nn.Module) -> nn.Module:
     """Return the model with packed attention opened, on the same memory: nothing is copied.
 
-    Returns the model itself where no attention is packed.
+    Returns the model itself where no attention is packed, or none can be opened.
+
+    Raises:
+        LorankError: if it is not a module.
     """
-    packed = [m for m in model.modules() if type(m) is nn.MultiheadAttention]
-    return exchange(model, {id(m): unpack(m) for m in packed}, share=True)
+    if not isinstance(model, nn.Module):
+        raise LorankError(f"a model is a torch.nn.Module, found a {type(model).__name__}")
+    ties: Ties = {}
+    packed = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    free = {id(m): unpack(m, ties) for m in packed if attention.obstacle(m) is None}
+    return _unfused(exchange(model, free, share=True))
 
 
 def closed(model: nn.Module) -> nn.Module:
-    """Return the model with attention closed where its projections are all dense."""
-    dense = [m for m in model.modules() if isinstance(m, Attention) and is_dense(m)]
-    return exchange(model, {id(m): pack(m) for m in dense}, share=True)
+    """Return the model with attention closed where its projections are all dense.
+
+    In an encoder layer with a thin linear layer it stays open: torch's fused path, which reads
+    the weights past their layers, is then not taken.
+    """
+    ties: Ties = {}
+    held = {
+        id(m.self_attn)
+        for m in model.modules()
+        if isinstance(m, nn.TransformerEncoderLayer) and (_thin(m.linear1) or _thin(m.linear2))
+    }
+    every = [m for m in model.modules() if isinstance(m, Attention) and id(m) not in held]
+    dense = {id(m): pack(m, ties) for m in every if is_dense(m)}
+    return _unfused(exchange(model, dense, share=True))
+
+
+def _thin(module: nn.Module) -> bool:
+    return isinstance(module, Factored) or hasattr(module, "svd_layout")
+
+
+def _unfused(model: nn.Module) -> nn.Module:
+    """Keep ``nn.TransformerEncoder`` from nested tensors while it holds opened attention."""
+    for encoder in model.modules():
+        if not isinstance(encoder, nn.TransformerEncoder):
+            continue
+        if any(isinstance(m, Attention) for m in encoder.modules()):
+            if getattr(encoder, "use_nested_tensor", False):
+                encoder.use_nested_tensor, encoder.nested_when_closed = False, True
+        elif hasattr(encoder, "nested_when_closed"):
+            encoder.use_nested_tensor = encoder.__dict__.pop("nested_when_closed")
+    return model
 
 
 def exchange(model: nn.Module, successors: Mapping[int, Any], *, share: bool = False) -> nn.Module:
@@ -203,19 +284,28 @@ def exchange(model: nn.Module, successors: Mapping[int, Any], *, share: bool = F
     Raises:
         LorankError: if the model cannot be copied.
     """
-    memo: dict[int, Any] = {}
+    if share and not successors:
+        return model
+    memo: dict[int, Any] = dict(_results(model))
     if share:
-        if not successors:
-            return model
         tensors = [*model.parameters(), *model.buffers()]
         memo.update((id(t), t) for t in tensors)
     memo.update(successors)
     try:
         return copy.deepcopy(model, memo)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:
         raise LorankError(
             f"a model must admit copy.deepcopy, and {type(model).__name__} does not: {error}"
         ) from error
+
+
+def _results(model: nn.Module) -> dict[int, Tensor]:
+    """Copies of computed tensors that modules keep (a normalised or masked weight), without graph.
+
+    Torch refuses to copy them; a hook computes them anew before they are used.
+    """
+    kept = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor))
+    return {id(v): v.detach().clone() for v in kept if not v.is_leaf}
 
 
 def swap(model: nn.Module, factors: Mapping[str, tuple[SVD, Unfolding]]) -> nn.Module:
@@ -233,20 +323,25 @@ def swap(model: nn.Module, factors: Mapping[str, tuple[SVD, Unfolding]]) -> nn.M
         if site.name not in factors:
             continue
         svd, view = factors[site.name]
-        parameters = SVD(*(_like(site.module.weight, factor) for factor in svd))
+        parameters = SVD(*(parameter_like(site.module.weight, factor) for factor in svd))
         for module in site.members.values():
             bias = copy.deepcopy(getattr(module, "bias", None), successors)
-            assert site.kind is not None
-            kind = next(kind for dense, kind in KINDS.items() if isinstance(module, dense))
+            kind = _kind(module)
+            assert kind is not None
             layer = kind.from_dense(module, parameters, view, bias)
             successors[id(module)] = layer.train(module.training)
     return exchange(model, successors)
 
 
-def _like(weight: Tensor, factor: Tensor) -> nn.Parameter:
-    value = factor.to(device=weight.device, dtype=weight.dtype)
-    fresh = value.clone(memory_format=torch.contiguous_format)
-    return nn.Parameter(fresh, requires_grad=weight.requires_grad)
+def parameter_like(old: Tensor, value: Tensor) -> nn.Parameter:
+    """Make a parameter of a value, with another's dtype, device and ``requires_grad``.
+
+    The value's own memory is used where it holds nothing else.
+    """
+    value = value.detach().to(device=old.device, dtype=old.dtype).contiguous()
+    if value.untyped_storage().nbytes() > value.numel() * value.element_size():
+        value = value.clone()
+    return nn.Parameter(value, requires_grad=old.requires_grad)
 
 
 def select(
@@ -280,11 +375,15 @@ def _matching(every: list[Site], patterns: Iterable[str]) -> list[Site]:
         patterns = [patterns]
     kept: dict[int, Site] = {}
     for pattern in patterns:
-        fits = [s for s in every if any(fnmatch.fnmatchcase(n, pattern) for n in names(s))]
+        fits = [s for s in every if any(_fits(n, pattern) for n in names(s))]
         if not fits:
             raise unknown("layer", pattern, [s.name for s in every])
         kept.update((id(s), s) for s in fits)
     return [s for s in every if id(s) in kept]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)
 
 
 def names(site: Site) -> list[str]:
@@ -296,8 +395,11 @@ def by_site(every: Iterable[Site], table: Mapping[str, Any]) -> dict[str, Any]:
     """Rewrite a table by layer name so that it has each site's first name.
 
     Raises:
-        LorankError: if a name fits no layer, or tied layers are given different entries.
+        LorankError: if it is not a table, a name fits no layer, or tied layers are given different
+            entries.
     """
+    if not isinstance(table, Mapping):
+        raise LorankError(f"a table by layer name is a dict, found {table!r}")
     first = {name: site.name for site in every for name in names(site)}
     known: dict[str, Any] = {}
     for name, entry in table.items():

@@ -26,6 +26,24 @@ class Actors(NamedTuple):
     model: nn.Module
     optimizer: Any
     teacher: nn.Module | None
+    channels_last: bool
+
+
+def laid_out(value: Any, channels_last: bool) -> Any:
+    """Give images, or a model of images, the memory layout that a run asks for.
+
+    The layout decides which kernels run, and so the last bits of a result: it must not depend on
+    where a tensor came from.
+    """
+    if isinstance(value, nn.Module):
+        if all(p.ndim < 5 for p in value.parameters()):
+            value = value.to(memory_format=_format(channels_last))  # type: ignore[call-overload]
+        return value
+    return value.contiguous(memory_format=_format(channels_last)) if value.ndim == 4 else value
+
+
+def _format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def train_epoch(
@@ -59,6 +77,7 @@ def train_epoch(
         set_rate(actors.optimizer, rate(stage.optimizer, progress))
         if augment is not None:
             images = augment(images, generator)
+        images = laid_out(images, actors.channels_last)
         terms = _step(stage, progress, actors, images, labels)
         for name, value in terms.items():
             sums[name] = sums.get(name, value.new_zeros(())) + value
@@ -125,13 +144,15 @@ def check_weights(model: nn.Module, stage: Stage, epoch: int) -> None:
 
 
 @torch.no_grad()
-def test_epoch(accelerator: Any, model: nn.Module, batches: DataLoader) -> float:
+def test_epoch(
+    accelerator: Any, model: nn.Module, batches: DataLoader, channels_last: bool
+) -> float:
     """Share of test samples whose largest output is their label."""
     model.eval()
     right = total = 0
     for images, labels in batches:
         with accelerator.autocast():
-            outputs = model(images)
+            outputs = model(laid_out(images, channels_last))
         guesses, labels = accelerator.gather_for_metrics((outputs.argmax(-1), labels))
         right += int((guesses == labels).sum())
         total += labels.numel()

@@ -46,9 +46,7 @@ def task_terms(
     return {"task": (1 - share, task), "distillation": (share, learnt)}
 
 
-def penalty_of(
-    stage: Stage, model: nn.Module, progress: float
-) -> dict[str, tuple[float, Tensor]]:
+def penalty_of(stage: Stage, model: nn.Module, progress: float) -> dict[str, tuple[float, Tensor]]:
     """Orthogonality and sparsity, each as (weight, value); none for a dense stage."""
     if stage.form == "dense" or not any(isinstance(m, Factored) for m in model.modules()):
         return {}

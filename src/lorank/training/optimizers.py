@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorank.errors import LorankError
 from lorank.nn import Factored
 from lorank.training.recipe import Optimizer
 
@@ -27,12 +28,7 @@ def parameter_groups(
         >>> [len(g["params"]) for g in parameter_groups(nn.Linear(2, 2), 0.1)]
         [1, 1]
     """
-    factors = {
-        id(f)
-        for m in model.modules()
-        if isinstance(m, Factored)
-        for f in (m.U, m.S, m.Vh)
-    }
+    factors = {id(f) for m in model.modules() if isinstance(m, Factored) for f in (m.U, m.S, m.Vh)}
     sorted_by: dict[float, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -45,8 +41,16 @@ def parameter_groups(
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """Make a stage's optimizer."""
+    """Make a stage's optimizer.
+
+    Raises:
+        LorankError: if every parameter is frozen.
+    """
     groups = parameter_groups(model, settings.weight_decay, settings.factor_decay)
+    if not groups:
+        raise LorankError(
+            f"training needs a parameter to train, and all of {type(model).__name__} are frozen"
+        )
     if settings.name == "sgd":
         nesterov = settings.momentum > 0
         return torch.optim.SGD(

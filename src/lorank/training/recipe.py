@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lorank.errors import LorankError, unknown
 
 
-
 class Part(BaseModel):
     """Base of a recipe's parts: values are checked, unknown names are refused."""
 
@@ -231,6 +230,11 @@ def paper(
     )
 
 
+CLIP = 5.0
+"""Largest gradient norm in SVD form: a step moves the weight by σ² times what it moves a dense
+one, so that large singular values can turn one bad batch into divergence."""
+
+
 def practical(
     *,
     epochs: int = 30,
@@ -239,7 +243,7 @@ def practical(
     params: float | None = None,
     sparsity: float = 0.01,
     kind: str = "hoyer",
-    lr: float = 0.05,
+    lr: float = 0.02,
     distill: float = 0.5,
     layout: str = "auto",
 ) -> Recipe:
@@ -268,11 +272,13 @@ def practical(
     first = max(1, epochs // 3) if epochs > 1 else epochs
     teacher = Distillation(weight=distill) if distill else None
     stages = [
-        Stage(name="dense", form="dense", epochs=dense_epochs, optimizer=Optimizer(lr=max(lr, 0.1))),
+        Stage(
+            name="dense", form="dense", epochs=dense_epochs, optimizer=Optimizer(lr=max(lr, 0.1))
+        ),
         Stage(
             name="sparsify",
             epochs=first,
-            optimizer=Optimizer(lr=lr, schedule="constant", warmup=0.1),
+            optimizer=Optimizer(lr=lr, schedule="constant", warmup=0.1, clip=CLIP),
             sparsity=sparsity,
             kind=kind,
             ramp=0.5,
@@ -283,7 +289,7 @@ def practical(
         Stage(
             name="finetune",
             epochs=epochs - first,
-            optimizer=Optimizer(lr=lr),
+            optimizer=Optimizer(lr=lr, clip=CLIP),
             distillation=teacher,
         ),
     ]
@@ -326,7 +332,9 @@ def read_recipe(path: str | Path) -> Recipe:
         text = path.read_text()
         table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
-        raise LorankError(f"a recipe is a file, and {path} cannot be read: {error.strerror}") from None
+        raise LorankError(
+            f"a recipe is a file, and {path} cannot be read: {error.strerror}"
+        ) from None
     except ValueError as error:
         raise LorankError(f"{path} is not {path.suffix.lstrip('.') or 'toml'}: {error}") from None
     return make_recipe(table, str(path))

@@ -24,7 +24,7 @@ from lorank.training.batches import (
     test_batches,
     training_batches,
 )
-from lorank.training.epoch import Actors, check_weights, test_epoch, train_epoch
+from lorank.training.epoch import Actors, check_weights, laid_out, test_epoch, train_epoch
 from lorank.training.log import Log
 from lorank.training.optimizers import make_optimizer
 from lorank.training.recipe import Recipe, Stage
@@ -156,10 +156,15 @@ class _Run:
         self.state, model = found
         if any(isinstance(m, Factored) for m in model.modules()):
             self._set_teacher(load(self.folder / DENSE, dense))
-        stage = self.recipe.stages[min(self.state.stage, len(self.recipe.stages) - 1)]
-        where = f"stage {stage.name!r}, epoch {self.state.epoch + 1}"
-        self.log.console.print(f"resumed at {where}", highlight=False)
+        self.log.console.print(self._where(), highlight=False)
         return model
+
+    def _where(self) -> str:
+        """Say where a run that was found goes on."""
+        stages = self.recipe.stages
+        if self.state.stage >= len(stages):
+            return "this run has ended: nothing is trained again"
+        return f"resumed at stage {stages[self.state.stage].name!r}, epoch {self.state.epoch + 1}"
 
     def carry_out(self) -> Result:
         """Run the stages that are left, and give the network back."""
@@ -204,16 +209,16 @@ class _Run:
         )
 
     def _set_teacher(self, dense: nn.Module) -> None:
-        teacher = copy.deepcopy(dense).to(self.accelerator.device).eval()
-        self.teacher = teacher.requires_grad_(False)
+        teacher = copy.deepcopy(dense).to(self.accelerator.device).eval().requires_grad_(False)
+        self.teacher = laid_out(teacher, self.recipe.channels_last)
 
     def _prepare(self, optimizer: torch.optim.Optimizer) -> tuple[Actors, Any]:
         """Hand model, optimizer and data to the engine; what it held before is let go."""
         self.accelerator.free_memory()
-        if self.recipe.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = laid_out(self.model, self.recipe.channels_last)
         prepared, stepped, batches = self.accelerator.prepare(self.model, optimizer, self.batches)
-        return Actors(self.accelerator, prepared, self.model, stepped, self.teacher), batches
+        last = self.recipe.channels_last
+        return Actors(self.accelerator, prepared, self.model, stepped, self.teacher, last), batches
 
     def _epoch(
         self, index: int, stage: Stage, epoch: int, actors: Actors, batches: Any
@@ -234,7 +239,7 @@ class _Run:
         augment = self.data.augment if self.recipe.augment else None
         facts = train_epoch(stage, epoch, actors, batches, augment, generator, tick)
         self.log.progress.remove_task(bar)
-        facts["accuracy"] = test_epoch(self.accelerator, actors.prepared, self.tests)
+        facts["accuracy"] = self._accuracy(actors.prepared)
         facts["seconds"] = round(time.perf_counter() - began, 3)
         return facts
 
@@ -297,7 +302,7 @@ class _Run:
         )
         self.log.write("epoch", sentence, stage=stage.name, epoch=epoch + 1, **facts, ranks=ranks)
         step = self.recipe.stages.index(stage) * 1000 + epoch
-        self.log.curves(step, {k: v for k, v in facts.items()} | {"ranks": float(total)})
+        self.log.curves(step, facts | {"ranks": float(total)})
 
     def _keep(self, stage: int, epoch: int, optimizer: torch.optim.Optimizer | None) -> None:
         self.state.stage, self.state.epoch = stage, epoch
@@ -309,7 +314,8 @@ class _Run:
         self.state.optimizer = None
 
     def _accuracy(self, model: nn.Module) -> float:
-        return test_epoch(self.accelerator, model.to(self.accelerator.device), self.tests)
+        model = laid_out(model.to(self.accelerator.device), self.recipe.channels_last)
+        return test_epoch(self.accelerator, model, self.tests, self.recipe.channels_last)
 
     def _save(self, model: nn.Module, name: str) -> None:
         if self.accelerator.is_main_process:

@@ -11,7 +11,7 @@ def cut_ranks(cut: Cut, spectra: Spectra) -> dict[str, int]:
         LorankError: if the rule is unknown or the budget cannot be reached.
     """
     if cut.rule is not None:
-        chosen = rule(cut.rule)(spectra, multiple=cut.multiple)
+        chosen = rule(cut.rule, multiple=cut.multiple)(spectra)
     else:
         chosen = budget(spectra, params=cut.params, macs=cut.macs, multiple=cut.multiple)
     return kept(chosen, spectra)

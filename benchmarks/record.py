@@ -1,0 +1,46 @@
+"""Write a benchmark's figures as JSON, with what is needed to judge and repeat them."""
+
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lorank
+from lorank.files.atomic import replacing
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+
+def record(name: str, figures: Any, **settings: Any) -> Path:
+    """Write ``docs/results/NAME.json``; the folder's tables are made from these files."""
+    content = {
+        "benchmark": name,
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "lorank": lorank.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "settings": settings,
+        "figures": figures,
+    }
+    path = RESULTS / f"{name}.json"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"wrote {path.name}")
+    return path
+
+
+def data_folder() -> Path:
+    """Where the real data lie: the environment's LORANK_DATA, or ../shared/data."""
+    import os
+
+    folder = Path(os.environ.get("LORANK_DATA", RESULTS.parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        sys.exit(f"this benchmark needs real data: set LORANK_DATA (looked in {folder.name})")
+    return folder

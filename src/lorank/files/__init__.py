@@ -1,5 +1,6 @@
 """The only place that touches model files."""
 
-from lorank.files.checkpoint import load, save
+from lorank.files.checkpoint import load, read_manifest, save
+from lorank.files.onnx import Parity, export
 
-__all__ = ["load", "save"]
+__all__ = ["Parity", "export", "load", "read_manifest", "save"]

@@ -19,8 +19,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Yields:
         A path in the same folder to write to.
 
+    A symbolic link stays one: the file that it names is replaced.
+
     Raises:
-        LorankError: if the folder does not exist or the target is a folder.
+        LorankError: if the folder does not exist or cannot be written to, or the target is a
+            folder.
 
     Example:
         >>> import tempfile
@@ -30,14 +33,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         >>> target.read_text()
         'done'
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise LorankError(f"a file is written into a folder that exists, found none: {target}")
     if target.is_dir():
         raise LorankError(f"a file was to be written, and {target} is a folder")
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    draft = Path(name)
+    draft = _draft(target)
     try:
         yield draft
         _flush(draft)
@@ -45,6 +46,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _draft(target: Path) -> Path:
+    """Make an empty file beside the target."""
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.")
+    except OSError as error:
+        raise LorankError(f"{target} cannot be written: {error.strerror}") from error
+    os.close(handle)
+    return Path(name)
 
 
 def _flush(path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lorank.errors import LorankError
 from lorank.files.atomic import replacing
 from lorank.files.structure import describe, rebuild
+from lorank.nn.surgery import exchange
 
 FORMAT = "lorank"
 VERSION = 1
@@ -23,7 +24,7 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
     The file's header carries a manifest: which layers are in SVD form or folded into a pair, in
     which layout, at which rank. The same manifest is written beside it as ``NAME.json`` for
     people and other programs; :func:`load` needs only the safetensors file, which any
-    safetensors reader opens. Both are written atomically.
+    safetensors reader opens. Both are written atomically, and neither if one fails.
 
     Args:
         model: the network.
@@ -31,7 +32,8 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
         info: anything else to keep in the manifest that JSON can hold.
 
     Raises:
-        LorankError: if the folder does not exist, or a weight is on the meta device.
+        LorankError: if the folder does not exist, a weight is on the meta device or is not a
+            tensor that safetensors holds, or ``info`` is more than JSON holds.
 
     Example:
         >>> import tempfile, lorank
@@ -50,12 +52,26 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
         "tied": tied,
         "info": info or {},
     }
-    text = json.dumps(manifest, indent=2)
+    text = _text(manifest)
     path = Path(path)
-    with replacing(path) as draft:
-        save_file(tensors, draft, metadata={FORMAT: text})
-    with replacing(path.with_suffix(".json")) as draft:
-        draft.write_text(text + "\n")
+    beside = path.parent / f"{path.name.removesuffix('.safetensors')}.json"
+    with replacing(path) as draft, replacing(beside) as note:
+        _write(tensors, draft, text)
+        note.write_text(text + "\n")
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    try:
+        return json.dumps(manifest, indent=2)
+    except (TypeError, ValueError) as error:
+        raise LorankError(f"info must be what JSON can hold: {error}") from error
+
+
+def _write(tensors: dict[str, Tensor], draft: Path, text: str) -> None:
+    try:
+        save_file(tensors, draft, metadata={"format": "pt", FORMAT: text})
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise LorankError(f"the weights cannot be written as safetensors: {error}") from error
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -70,6 +86,8 @@ def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             )
         if value.device.type == "meta":
             raise LorankError(f"a model is saved with its weights, and {name!r} is on meta")
+        if value.layout is not torch.strided:
+            raise LorankError(f"a model is saved as dense tensors, and {name!r} is sparse")
         if id(value) in seen:
             tied[name] = seen[id(value)]
         else:
@@ -96,20 +114,51 @@ def load(path: str | Path, dense_model: nn.Module) -> nn.Module:
     Example: see :func:`save`.
     """
     manifest, tensors = read(path)
-    for alias, name in manifest["tied"].items():
-        tensors[alias] = tensors[name]
-    model = rebuild(dense_model, manifest["layers"])
-    _fill(model, tensors, path)
+    try:
+        model = _off_meta(rebuild(dense_model, manifest["layers"]))
+        _fill(model, tensors, manifest["tied"])
+    except LorankError as error:
+        raise LorankError(f"{path} does not fit {type(dense_model).__name__}: {error}") from error
     return model
 
 
-def _fill(model: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
-    on_meta = any(p.device.type == "meta" for p in model.parameters())
+def _fill(model: nn.Module, tensors: dict[str, Tensor], tied: dict[str, str]) -> None:
+    """Put a file's tensors into a model of the right structure, in place."""
+    values = {name: tensors[tied.get(name, name)] for name in (*tensors, *tied)}
+    first: dict[int, str] = {}
+    for name, target in model.state_dict(keep_vars=True).items():
+        other = first.setdefault(id(target), name)
+        if name in values and other in values and not _equal(values[name], values[other]):
+            raise LorankError(
+                f"{other!r} and {name!r} are one tensor in the model, and differ in the file"
+            )
     try:
-        model.load_state_dict(tensors, assign=on_meta)
+        model.load_state_dict(values)
     except RuntimeError as error:
-        found = " ".join(str(error).split())
-        raise LorankError(f"{path} does not fit {type(model).__name__}: {found[:300]}") from None
+        found = " ".join(str(error).split()).partition(": ")[2]
+        raise LorankError(found[:300]) from None
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or torch.equal(a, b)
+
+
+def _off_meta(model: nn.Module) -> nn.Module:
+    """Give every tensor on the meta device memory on the CPU; what is tied stays tied."""
+    kept = set(model.state_dict())
+    successors: dict[int, Any] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "meta":
+            continue
+        if name not in kept:
+            raise LorankError(f"buffer {name!r} is on the meta device, and no file keeps it")
+        memory = torch.empty_like(tensor, device="cpu")
+        successors[id(tensor)] = (
+            nn.Parameter(memory, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else memory
+        )
+    return exchange(model, successors, share=True)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -137,9 +186,12 @@ def _open(path: str | Path, with_tensors: bool) -> tuple[dict[str, Any], dict[st
     try:
         with safe_open(path, framework="pt") as file:
             manifest = _manifest(path, file.metadata() or {})
-            names = file.keys() if with_tensors else ()
-            return manifest, {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
+            names = set(file.keys())
+            if not names.issuperset(manifest["tied"].values()):
+                raise _damaged(path)
+            wanted = names if with_tensors else ()
+            return manifest, {name: file.get_tensor(name) for name in sorted(wanted)}
+    except (SafetensorError, OSError) as error:
         raise LorankError(f"{path} is not a whole safetensors file: {error}") from None
 
 
@@ -151,11 +203,32 @@ def _manifest(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(metadata[FORMAT])
-        version, _ = manifest["version"], (manifest["layers"], manifest["tied"])
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise LorankError(f"{path} has a damaged manifest") from None
-    if version > VERSION:
+    except json.JSONDecodeError:
+        raise _damaged(path) from None
+    if not _is_manifest(manifest):
+        raise _damaged(path)
+    if manifest["version"] > VERSION:
         raise LorankError(
-            f"{path} has format version {version}, and this lorank reads up to {VERSION}: update it"
+            f"{path} has format version {manifest['version']}, and this lorank reads up to "
+            f"{VERSION}: update it"
         )
     return manifest
+
+
+def _is_manifest(found: Any) -> bool:
+    """Whether a manifest has its parts; a newer version may keep anything else in them."""
+    if not isinstance(found, dict) or type(found.get("version")) is not int:
+        return False
+    if found["version"] > VERSION:
+        return True
+    layers, tied = found.get("layers"), found.get("tied")
+    return (
+        isinstance(layers, dict)
+        and all(isinstance(entry, dict) for entry in layers.values())
+        and isinstance(tied, dict)
+        and all(isinstance(name, str) for name in tied.values())
+    )
+
+
+def _damaged(path: Path) -> LorankError:
+    return LorankError(f"{path} has a damaged manifest")

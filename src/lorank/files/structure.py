@@ -37,7 +37,7 @@ def _entry(form: str, layout: str, rank: int) -> dict[str, Any]:
 
 def _width(pair: nn.Sequential) -> int:
     """Rank of a pair, for each group."""
-    inner = pair[0]
+    inner: Any = pair[0]
     if isinstance(inner, nn.Embedding):
         return inner.embedding_dim
     if isinstance(inner, nn.Linear):
@@ -54,6 +54,9 @@ def rebuild(dense_model: nn.Module, table: LayerTable) -> nn.Module:
     """
     source = opened(dense_model)
     every = sites(source)
+    low = [site.name for site in every if site.factored]
+    if low:
+        raise LorankError(f"the model must be the dense one, and {low[0]!r} is in SVD form")
     known = by_site(every, table)
     factors = {s.name: _blank(s, known[s.name]) for s in every if s.name in known}
     shaped = swap(source, factors)
@@ -72,12 +75,12 @@ def _blank(site: Site, entry: dict[str, Any]) -> tuple[SVD, Unfolding]:
     if site.reason is not None:
         raise LorankError(f"layer {site.name!r} cannot be low-rank: {site.reason}")
     try:
-        rank, view = int(entry["rank"]), site.view(entry["layout"])
-        known = entry["form"] in ("svd", "pair") and 1 <= rank <= min(view.shape)
-    except (KeyError, TypeError, ValueError):
-        known = False
-    if not known:
-        raise LorankError(f"layer {site.name!r} cannot have the form {entry}")
+        rank, view = entry["rank"], site.view(entry["layout"])
+        possible = type(rank) is int and 1 <= rank <= min(view.shape)
+        if not possible or entry["form"] not in ("svd", "pair"):
+            raise LorankError(f"its ranks go from 1 to {min(view.shape)}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise LorankError(f"layer {site.name!r} cannot have the form {entry}: {error}") from None
     rows, columns = view.shape
     lead = (view.groups,) if view.groups > 1 else ()
     make = {"device": site.module.weight.device}

@@ -66,7 +66,7 @@ def tables(spectra, unit, multiple, weights=None):
     costs, losses = [], []
     for name, layer in spectra.items():
         ranks = torch.tensor(allowed_ranks(layer, unit, multiple))
-        costs.append(torch.tensor([getattr(layer, unit).at(int(r)) for r in ranks]))
+        costs.append(torch.tensor([layer.cost(int(r), unit) for r in ranks]))
         losses.append((weights or {}).get(name, 1.0) * lost(layer)[ranks])
     return costs, losses
 
@@ -157,7 +157,7 @@ def test_a_rank_that_saves_nothing_is_never_chosen():
         spectra = random_network(seed, layers=12, largest=20)
         for name, rank in budget(spectra, params=0.8).items():
             layer = spectra[name]
-            assert rank == layer.full_rank or rank <= layer.params.break_even
+            assert rank == layer.full_rank or rank <= layer.break_even
 
 
 @pytest.mark.parametrize("asked", [1.0, 10**9])

@@ -86,7 +86,9 @@ def budget(
 
 
 def cost_of(ranks: Mapping[str, int], spectra: Mapping[str, Spectrum], unit: str = "params") -> int:
-    """Cost of the whole network at given ranks: ``fixed + Σ_l min(dense_l, r_l · per_rank_l)``.
+    """Cost of the whole network at given ranks: ``fixed + Σ_l cost_l(r_l)``.
+
+    A rank costs ``r·per_rank`` up to the layer's break-even, and the dense price beyond it.
 
     Args:
         ranks: layer name → rank; layers that are not named stay dense.
@@ -117,9 +119,9 @@ def cost_of(ranks: Mapping[str, int], spectra: Mapping[str, Spectrum], unit: str
                 f"the rank of layer {name!r} must be between 1 and {spectra[name].full_rank}, "
                 f"found {rank}"
             )
-    prices = {name: _price(layer, unit) for name, layer in spectra.items()}
-    saved = sum(prices[name].dense - prices[name].at(rank) for name, rank in ranks.items())
-    return _whole(spectra, unit) - saved
+    dense = sum(_price(spectra[name], unit).dense for name in ranks)
+    low = sum(spectra[name].cost(rank, unit) or 0 for name, rank in ranks.items())
+    return _whole(spectra, unit) - dense + low
 
 
 def _one_of(params: float | None, macs: float | None) -> tuple[str, float]:
@@ -144,7 +146,7 @@ def _count(asked: float, whole: int, unit: str) -> int:
 
 
 def _price(layer: Spectrum, unit: str) -> Price:
-    price = layer.params if unit == "params" else layer.macs
+    price = layer.price(unit)
     if price is None:
         raise LorankError(
             "MACs are unknown because these spectra were measured without an example: pass an "
@@ -179,9 +181,10 @@ def _offers(
     price, full = _price(layer, unit), layer.full_rank
     loss = lost(layer)
     thin = torch.arange(multiple, max(full, multiple), multiple, device=loss.device)
-    worth = (thin * price.per_rank < price.dense) & (loss[thin] <= (1 - keep) * (1 + RELATIVE))
+    worth = (thin <= layer.break_even) & (thin * price.per_rank < price.dense)
+    worth &= loss[thin] <= (1 - keep) * (1 + RELATIVE)
     ranks = torch.cat([thin[worth], thin.new_tensor([full])])
-    costs = (ranks * price.per_rank).clamp_max(price.dense)
+    costs = torch.where(ranks < full, ranks * price.per_rank, price.dense)
     return ranks, costs, loss[ranks]
 
 

@@ -1,5 +1,6 @@
 """The currency between measuring and choosing: singular values, and what a rank costs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,14 +13,20 @@ class Price(NamedTuple):
     dense: int
     per_rank: int
 
-    def at(self, rank: int) -> int:
-        """Cost at a rank: the two thin layers, or the dense layer where that is not dearer."""
-        return min(self.dense, rank * self.per_rank)
 
-    @property
-    def break_even(self) -> int:
-        """Largest rank at which two thin layers are strictly cheaper than the dense one."""
-        return (self.dense - 1) // self.per_rank
+def break_even(prices: Iterable[Price]) -> int:
+    """Largest rank at which two thin layers save something in one unit and cost nothing in any.
+
+    A unit in which the dense layer costs nothing (the MACs of a look-up) has no say.
+
+    Example:
+        >>> break_even([Price(100, 10)]), break_even([Price(100, 10), Price(60, 20)])
+        (9, 3)
+    """
+    prices = [price for price in prices if price.dense > 0]
+    rank = min((price.dense // price.per_rank for price in prices), default=0)
+    even = all(rank * price.per_rank == price.dense for price in prices)
+    return rank - 1 if even else rank
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Spectrum:
         params: price in weights (bias excluded).
         macs: price in multiply-accumulates of one forward pass of the measured example,
             ``None`` when no example was given.
+        limit: largest rank at which the layer is given back as two thin ones; by default where
+            its prices break even.
     """
 
     values: Tensor
@@ -41,6 +50,25 @@ class Spectrum:
     layout: str
     params: Price
     macs: Price | None = None
+    limit: int | None = None
+
+    @property
+    def break_even(self) -> int:
+        """Largest rank at which two thin layers pay; beyond it the layer stays dense."""
+        if self.limit is not None:
+            return self.limit
+        return break_even([self.params] if self.macs is None else [self.params, self.macs])
+
+    def price(self, unit: str) -> Price | None:
+        """Price in ``"params"`` or ``"macs"``."""
+        return self.params if unit == "params" else self.macs
+
+    def cost(self, rank: int, unit: str = "params") -> int | None:
+        """Cost at a rank: two thin layers where they pay, otherwise the dense one."""
+        price = self.price(unit)
+        if price is None:
+            return None
+        return rank * price.per_rank if rank <= self.break_even else price.dense
 
     @property
     def full_rank(self) -> int:

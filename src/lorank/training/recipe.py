@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lorank.errors import LorankError, unknown
 
+LAST = "@last"
+"""In a recipe's ``skip``: the last layer of the model, whatever its name."""
+
 
 class Part(BaseModel):
     """Base of a recipe's parts: values are checked, unknown names are refused."""
@@ -146,7 +149,7 @@ class Recipe(Part):
         seed: of initialisation, order of the data and augmentation.
         augment: whether the data's own augmentation is used.
         layout: of the decomposition, as in :func:`lorank.decompose`.
-        skip: names or patterns of layers to leave dense.
+        skip: names or patterns of layers to leave dense; ``@last`` is the last layer.
         precision: ``no`` (float32), ``bf16`` or ``fp16``.
         channels_last: memory layout of images and kernels.
         recalibrate: training batches that estimate BatchNorm statistics anew after folding; 0
@@ -226,7 +229,7 @@ def paper(
         ),
         batch_size=100,
         layout=layout,
-        skip=("linear", "fc", "classifier"),
+        skip=(LAST,),
     )
 
 

@@ -15,7 +15,7 @@ from lorank.errors import LorankError, extra
 from lorank.files import load, save
 from lorank.files.atomic import replacing
 from lorank.nn import Factored
-from lorank.nn.surgery import sites
+from lorank.nn.surgery import opened, sites
 from lorank.ranks import Spectra
 from lorank.training.batches import (
     TrainingData,
@@ -27,7 +27,7 @@ from lorank.training.batches import (
 from lorank.training.epoch import Actors, check_weights, laid_out, test_epoch, train_epoch
 from lorank.training.log import Log
 from lorank.training.optimizers import make_optimizer
-from lorank.training.recipe import Recipe, Stage
+from lorank.training.recipe import LAST, Recipe, Stage
 from lorank.training.state import NAME, State, load_state, save_state
 from lorank.training.truncation import cut_ranks, step_ranks
 
@@ -200,13 +200,18 @@ class _Run:
         accuracy = self._accuracy(self.model)
         dense = cost(self.model.cpu(), self.example)
         self.state.facts |= {"dense_accuracy": accuracy, "dense_cost": dense._asdict()}
-        self.model = decompose(self.model, layout=self.recipe.layout, skip=self.recipe.skip)
+        self.model = decompose(self.model, layout=self.recipe.layout, skip=self._skip())
         self.log.write(
             "decompose",
             f"dense: accuracy {accuracy:.2%}, {dense.macs:,} MACs, {dense.params:,} parameters",
             accuracy=accuracy,
             cost=dense._asdict(),
         )
+
+    def _skip(self) -> list[str]:
+        """Names and patterns of the layers to leave dense."""
+        last = sites(opened(self.model))[-1].name
+        return [last if name == LAST else name for name in self.recipe.skip]
 
     def _set_teacher(self, dense: nn.Module) -> None:
         teacher = copy.deepcopy(dense).to(self.accelerator.device).eval().requires_grad_(False)
@@ -327,7 +332,7 @@ class _Run:
         model = self._plain_model()
         self._save(model, FACTORED)
         ranks = self._ranks()
-        folded = fold(model, multiple=self.recipe.multiple)
+        folded = fold(model.cpu(), multiple=self.recipe.multiple, example=self.example)
         if self.recipe.recalibrate:
             recalibrate(folded.to(self.accelerator.device), self._some(self.recipe.recalibrate))
         accuracy = self._accuracy(folded)

@@ -91,7 +91,8 @@ class SVDSchedule:
             total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         if total.requires_grad:
             total.backward()
-        return {name: float(terms[name]) for name, want in zip(terms, wanted, strict=True) if want}
+        found = {name: float(value.detach()) for name, value in terms.items()}
+        return {name: found[name] for name, want in zip(found, wanted, strict=True) if want}
 
     def after_epoch(
         self,

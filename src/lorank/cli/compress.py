@@ -1,0 +1,205 @@
+"""``lorank compress``: measure, choose and apply, without training."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import Tensor, nn
+
+import lorank
+from lorank.cli import options as opt
+from lorank.cli.accuracy import accuracy
+from lorank.cli.figures import compared, figures, layer_shares, reached
+from lorank.cli.network import (
+    Network,
+    device,
+    network,
+    source,
+    warn_if_random,
+    writable,
+)
+from lorank.cli.show import (
+    Column,
+    asides,
+    note,
+    percent,
+    show,
+    show_json,
+    size,
+    table,
+)
+from lorank.errors import LorankError
+from lorank.ranks import Spectra
+from lorank.report import cut_rows, skipped_rows
+from lorank.training.batches import training_batches
+from lorank.zoo import Data
+
+BATCH = 128
+
+
+def compress(
+    model: opt.Model,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write, *.safetensors."),
+    ],
+    macs: Annotated[
+        float | None,
+        typer.Option(parser=opt.amount, metavar="BUDGET", help="MACs to keep: 0.5, or a count."),
+    ] = None,
+    params: Annotated[
+        float | None,
+        typer.Option(
+            parser=opt.amount, metavar="BUDGET", help="Parameters to keep: 0.5, or a count."
+        ),
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME:VALUE",
+            help="A rule for each layer instead of a budget: energy:0.95, threshold:0.05, "
+            "stable_rank:2, effective_rank, gavish_donoho, evbmf.",
+        ),
+    ] = None,
+    layout: opt.Layout = "auto",
+    multiple: Annotated[int, typer.Option(metavar="N", help="Ranks are multiples of N.")] = 1,
+    skip: opt.Skip = None,
+    recalibrate: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Training batches that estimate BatchNorm statistics anew; they need --data.",
+        ),
+    ] = 0,
+    weights: opt.Weights = None,
+    option: opt.ModelOption = None,
+    spec: opt.Spec = None,
+    data: opt.Data = None,
+    root: opt.Root = None,
+    limit: opt.Limit = None,
+    shape: opt.Input = None,
+    where: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Make a trained network smaller without training: measure, choose ranks, cut, save.
+
+    For when there is no time or data to train, or to see what training would have to win back.
+    Give one target: --macs, --params or --rule. With --data the accuracy before and after is
+    shown, and --recalibrate repairs BatchNorm, which a cut upsets.
+
+    Examples:
+      lorank compress resnet20 --weights resnet20.th --macs 0.5 -o small.safetensors
+      lorank compress runs/digits/dense.safetensors --macs 0.5 --data digits -o b.safetensors
+      lorank compress vgg --weights v.pt --params 0.4 --recalibrate 9 --data digits -o d.safetensors
+      lorank compress timm:resnet18 --option pretrained=true --rule energy:0.95 -o c.safetensors
+    """
+    with asides():
+        asked = _asked(macs, params, rule)
+        writable(output, ".safetensors")
+        given = source(weights, spec, option, data, root, shape)
+        if recalibrate and given.data is None:
+            raise LorankError("--recalibrate needs training batches: name them with --data")
+        found = _cuttable(network(model, given))
+        warn_if_random(model, found)
+        dense, target = found.model.to(device(where)), device(where)
+        before = None if given.data is None else accuracy(dense, given.data, limit=limit)
+        example = found.shape.example() if found.shape else None
+        spectra = lorank.measure(dense.cpu(), example, layout=layout, skip=skip)
+        rows = cut_rows(spectra, _ranks(spectra, asked, multiple))
+        small = _cut(found, spectra, rows, example)
+        after = None
+        if given.data is not None:
+            if recalibrate:
+                lorank.recalibrate(small.to(target), _batches(given.data, recalibrate))
+            after = accuracy(small.to(target), given.data, limit=limit)
+        lorank.save(small.cpu(), output, info=found.info)
+        if all(row["stays_dense"] for row in rows):
+            note("every layer stays dense: no rank that was chosen saves anything")
+        answer = {
+            "model": model,
+            "file": str(output),
+            "asked": {"target": asked[0], "value": asked[1]},
+            "before": figures(lorank.cost(dense, example), before),
+            "after": figures(lorank.cost(small, example), after),
+            "file_bytes": output.stat().st_size,
+            "layers": rows,
+            "skipped": skipped_rows(dense, spectra),
+        }
+    show_json(answer) if as_json else _show(answer)
+
+
+def _asked(macs: Any, params: Any, rule: str | None) -> tuple[str, Any]:
+    given = {"macs": macs, "params": params, "rule": rule}
+    named = [(name, value) for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        words = " and ".join(f"--{name}" for name, _ in named) or "none"
+        raise LorankError(f"give one of --macs, --params and --rule, found {words}")
+    return named[0]
+
+
+def _cuttable(found: Network) -> Network:
+    """Refuse a network that was cut and folded before; one in SVD form can be cut further."""
+    if any(entry["form"] == "pair" for entry in found.layers.values()):
+        raise LorankError(
+            f"{found.file} was cut before: compress the dense network, or the one in SVD form "
+            "(svd.safetensors of a run)"
+        )
+    return found
+
+
+def _ranks(spectra: Spectra, asked: tuple[str, Any], multiple: int) -> dict[str, int]:
+    """Choose ranks, never above what the factors have."""
+    name, value = asked
+    if name == "macs" and spectra.macs is None:
+        raise LorankError("--macs needs the size of an input: name it with --input or --data")
+    if name == "rule":
+        chosen = lorank.ranks.rule(value, multiple=multiple)(spectra)
+    else:
+        chosen = lorank.ranks.budget(spectra, **{name: value}, multiple=multiple)
+    return {layer: min(r, spectra[layer].values.shape[-1]) for layer, r in chosen.items()}
+
+
+def _cut(
+    found: Network, spectra: Spectra, rows: list[dict[str, Any]], example: Tensor | None
+) -> nn.Module:
+    """Cut where it pays, and give plain layers back; what stays dense keeps its weights."""
+    ranks = {row["layer"]: row["rank"] for row in rows if row["stays_dense"] is None}
+    if found.layers:
+        return lorank.fold(lorank.prune(found.model, ranks), example=example)
+    if not ranks:
+        return lorank.fold(found.model)
+    layouts = {name: spectra[name].layout for name in ranks}
+    return lorank.fold(lorank.decompose(found.model, ranks, layout=layouts), example=example)
+
+
+def _batches(data: Data, count: int) -> Iterator[Any]:
+    return itertools.islice(training_batches(data, BATCH, seed=0, workers=0), count)
+
+
+COLUMNS = [
+    Column("layer", "layer"),
+    Column("layout", "layout"),
+    Column("rank", "rank"),
+    Column("full_rank", "of"),
+    Column("energy", "energy", percent),
+    Column("macs_share", "MACs", percent),
+    Column("params_share", "params", percent),
+    Column("stays_dense", "stays dense"),
+]
+SKIPPED = [Column("layer", "stays dense"), Column("kind", "kind"), Column("reason", "why")]
+
+
+def _show(answer: dict[str, Any]) -> None:
+    before, after, asked = answer["before"], answer["after"], answer["asked"]
+    show(table([row | layer_shares(row) for row in answer["layers"]], COLUMNS), "")
+    if answer["skipped"]:
+        show(table(answer["skipped"], SKIPPED), "")
+    show(
+        compared(before, after, ("before", "after")),
+        "",
+        f"Asked: {asked['target']} {asked['value']}. Reached: {reached(before, after)}.",
+        f"Wrote {answer['file']}, {size(answer['file_bytes'])}.",
+    )

@@ -1,0 +1,168 @@
+"""How things are shown: tables on stdout for people, one JSON object for programs.
+
+Notes and progress go to stderr. Off a terminal there are no colours, and lines are never cut.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 10_000
+"""Columns where there is no terminal: whatever reads the output breaks lines itself."""
+
+NOTHING = "–"
+
+
+class Column(NamedTuple):
+    """A column of a table: the rows' key, its heading, how a value is written."""
+
+    key: str
+    heading: str
+    write: Callable[[Any], str] = str
+
+
+def asides() -> AbstractContextManager[Any]:
+    """Send to stderr what models and libraries print while a command works."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def say(sentence: str) -> None:
+    """Tell a person something on stderr."""
+    _console(sys.stderr).print(Text(sentence), soft_wrap=True)
+
+
+def note(sentence: str) -> None:
+    """Tell a person something on stderr that is good to know."""
+    say(f"note: {sentence}")
+
+
+def show_json(answer: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout, and nothing else."""
+    print(json.dumps(answer, indent=2, allow_nan=False))
+
+
+def show(*parts: str | Table) -> None:
+    """Print lines and tables on stdout."""
+    console = _console(sys.stdout)
+    for part in parts:
+        if isinstance(part, str):  # a long line breaks where the terminal does
+            console.print(Text(part), soft_wrap=True)
+        else:
+            console.print(part)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[Column]) -> Table:
+    """Lay out rows; columns without any value are left out, numbers stand to the right.
+
+    Example:
+        >>> [c.header for c in table([{"a": 1}], [Column("a", "A"), Column("b", "B")]).columns]
+        ['A']
+    """
+    laid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    used = [c for c in columns if any(row.get(c.key) is not None for row in rows)]
+    for column in used:
+        values = [row.get(column.key) for row in rows]
+        numbers = all(v is None or isinstance(v, (int, float)) for v in values)
+        laid.add_column(
+            column.heading,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=numbers,
+        )
+    for row in rows:
+        laid.add_row(*(Text(_written(row.get(c.key), c.write)) for c in used))
+    return laid
+
+
+def _written(value: Any, write: Callable[[Any], str]) -> str:
+    return NOTHING if value is None else write(value)
+
+
+def _console(file: Any) -> Console:
+    console = Console(file=file, highlight=False)
+    return console if console.is_terminal else Console(file=file, highlight=False, width=WIDE)
+
+
+def count(number: float) -> str:
+    """Write a count with three digits or more.
+
+    Example:
+        >>> count(987), count(40_813_184)
+        ('987', '40.8 M')
+    """
+    for scale, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= scale:
+            whole = len(str(int(number / scale)))
+            return f"{number / scale:.{max(0, 3 - whole)}f}{unit}"
+    return f"{number:.0f}"
+
+
+def percent(share: float) -> str:
+    """Write a share in percent.
+
+    Example:
+        >>> percent(0.125)
+        '12.5 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
+def precise(share: float) -> str:
+    """Write an accuracy in percent, to a hundredth.
+
+    Example:
+        >>> precise(0.98374)
+        '98.37 %'
+    """
+    return f"{100 * share:.2f} %"
+
+
+def times(ratio: float) -> str:
+    """Write a factor.
+
+    Example:
+        >>> times(2.0)
+        '2.00×'
+    """
+    return f"{ratio:.2f}×"
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a time in milliseconds.
+
+    Example:
+        >>> milliseconds(0.00123)
+        '1.23'
+    """
+    return f"{1000 * seconds:.3g}"
+
+
+def size(bytes_: float) -> str:
+    """Write a number of bytes.
+
+    Example:
+        >>> size(1_234_567)
+        '1.235 MB'
+    """
+    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if bytes_ >= scale:
+            return f"{bytes_ / scale:.4g} {unit}"
+    return f"{bytes_:.0f} B"
+
+
+def share(part: float | None, whole: float | None) -> float | None:
+    """Divide, where there is something to divide.
+
+    Example:
+        >>> share(1, 4), share(None, 4)
+        (0.25, None)
+    """
+    return part / whole if part is not None and whole else None

@@ -263,8 +263,8 @@ def test_two_processes_train_together(tmp_path):
             """
         )
     )
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "--num_machines", "1"]
+    # As `accelerate launch` does on several devices; on CPU it starts one process only.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     out = subprocess.run(
         [*command, str(script), str(tmp_path / "run")], capture_output=True, text=True, check=False
     )

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 from torch import nn
 
-from lorank.compression.trace import Call, Example, trace
+from lorank.compression.trace import Call, Example, Trace, trace
+from lorank.errors import LorankError
 from lorank.linalg import Unfolding
 from lorank.nn import Factored, SVDEmbedding
-from lorank.nn.surgery import Site, opened, sites
+from lorank.nn.surgery import Site, opened, sites, svd_form
 from lorank.ranks import Price
+from lorank.ranks.spectrum import break_even
 
 
 class Cost(NamedTuple):
@@ -32,7 +34,7 @@ def cost(model: nn.Module, example: Example | None = None) -> Cost:
     """Count what a network costs; a layer in SVD form counts as :func:`lorank.fold` gives it back.
 
     Training in SVD form holds more parameters than the dense network; what counts is what comes
-    out: two thin layers at the layer's rank, or the dense layer where that is cheaper.
+    out: two thin layers at the layer's rank, or the dense layer where the pair would not pay.
 
     Args:
         model: any module.
@@ -42,7 +44,7 @@ def cost(model: nn.Module, example: Example | None = None) -> Cost:
         Parameters, MACs (``None`` without an example) and bytes.
 
     Raises:
-        LorankError: if the model does not run on the example.
+        LorankError: if a parameter is lazy, or the model does not run on the example.
 
     Example:
         >>> import torch
@@ -51,26 +53,59 @@ def cost(model: nn.Module, example: Example | None = None) -> Cost:
     """
     model = opened(model)
     found = [site for site in sites(model) if site.factored]
-    tensors = [*model.parameters(), *model.buffers()]
-    params = sum(p.numel() for p in model.parameters())
-    size = sum(t.numel() * t.element_size() for t in tensors)
+    params = count_parameters(model)
+    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    seen = None if example is None else watch(model, found, example)
+    macs = None if seen is None else seen.macs - sum(seen.inside.values())
     for site in found:
         layer: Factored = site.module
+        weights = Price(*site.weights(layer.view))
+        as_pair = layer.rank <= limit(site, layer.view, seen)
         held = sum(f.numel() for f in (layer.U, layer.S, layer.Vh))
-        saved = held - Price(*layer.view.weights()).at(layer.rank)
+        saved = held - (layer.rank * weights.per_rank if as_pair else weights.dense)
         params -= saved
         size -= saved * layer.U.element_size()
-    return Cost(params, None if example is None else macs_of(model, example), size)
+        if seen is not None and macs is not None:
+            work = site_macs(site, layer.view, seen.calls)
+            macs += layer.rank * work.per_rank if as_pair else work.dense
+    return Cost(params, macs, size)
 
 
-def macs_of(model: nn.Module, example: Example) -> int:
-    """Multiply-accumulates of one forward pass, layers in SVD form at their folded price."""
-    layers = [m for m in model.modules() if isinstance(m, Factored)]
-    seen = trace(model, example, layers)
-    total = seen.macs - sum(seen.inside.values())
-    for layer in layers:
-        total += macs_price(layer, layer.view, seen.calls[id(layer)]).at(layer.rank)
-    return total
+def count_parameters(model: nn.Module) -> int:
+    """Count parameters, tied ones once.
+
+    Raises:
+        LorankError: if one is lazy.
+    """
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+            raise LorankError(
+                f"parameter {name!r} is lazy and not initialised: run the model once on real input"
+            )
+    return sum(p.numel() for p in model.parameters())
+
+
+def watch(model: nn.Module, found: Iterable[Site], example: Example) -> Trace:
+    """Run a model on an example and watch every layer of some sites."""
+    return trace(model, example, [m for s in found for m in s.members.values()])
+
+
+def limit(site: Site, view: Unfolding, seen: Trace | None = None) -> int:
+    """Break-even guard: the largest rank at which a weight is given back as a pair.
+
+    A pair saves weights or MACs, and costs neither. MACs are those of the watched calls; of a
+    weight that was not called, or without a trace, those of one position of a large map. A table
+    that is only looked up, at no MACs, is judged by its weights alone.
+    """
+    called = seen is not None and any(seen.calls[id(m)] for m in site.members.values())
+    calls = seen.calls if called and seen else _nominal(site)
+    return break_even([Price(*site.weights(view)), site_macs(site, view, calls)])
+
+
+def _nominal(site: Site) -> dict[int, list[Call]]:
+    """One position of each layer that shares a weight."""
+    forms = [(m, svd_form(m)) for m in site.members.values()]
+    return {id(m): [Call(1, *form.positions(m))] for m, form in forms if form is not None}
 
 
 def macs_price(layer: nn.Module, view: Unfolding, calls: Iterable[Call]) -> Price:

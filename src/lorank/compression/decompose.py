@@ -63,7 +63,7 @@ def decompose(
     _refuse_factored(chosen)
     layouts = layout_table(every, layout)
     factors = {
-        site.name: _factors(site, layouts[site.name], None if wanted is None else wanted[site.name])
+        site.name: _factors(site, layouts[site.name], wanted)
         for site in sorted(chosen, key=_size, reverse=True)  # most workspace while least is held
     }
     return closed(swap(source, factors))
@@ -82,18 +82,16 @@ def _refuse_factored(chosen: list[Site]) -> None:
         )
 
 
-def _factors(site: Site, layout: str, rank: int | None) -> tuple[SVD, Unfolding]:
+def _factors(site: Site, layout: str, ranks: Mapping[str, int] | None) -> tuple[SVD, Unfolding]:
     try:
         view = site.view(choose_layout(site, layout))
-        if rank is not None:
-            check_rank(rank, min(view.shape))
-            rank = int(rank)
+        full = min(view.shape)
+        rank = full if ranks is None else check_rank(ranks[site.name], full)
         factors = svd(view.matrix(site.module.weight))
     except LorankError as error:
         raise layer_error(site, error) from None
-    kept = factors if rank is None else truncate(factors, rank)
     weight = site.module.weight  # parameters at once: the SVD's own, larger memory is let go
-    return SVD(*(parameter_like(weight, factor) for factor in kept)), view
+    return SVD(*(parameter_like(weight, factor) for factor in truncate(factors, rank))), view
 
 
 def refuse_inference_mode(verb: str) -> None:
@@ -108,11 +106,12 @@ def refuse_inference_mode(verb: str) -> None:
         )
 
 
-def check_rank(rank: object, full: int) -> None:
-    """Refuse what is not a whole number between 1 and the full rank.
+def check_rank(rank: object, full: int) -> int:
+    """Return a rank, and refuse what is not a whole number between 1 and the full rank.
 
     Raises:
         LorankError: if the rank is out of range or not an integer.
     """
     if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= full:
         raise LorankError(f"a rank must be a whole number between 1 and {full}, found {rank!r}")
+    return int(rank)

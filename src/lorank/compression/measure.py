@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from lorank.compression.cost import site_macs
+from lorank.compression.cost import count_parameters, limit, site_macs
 from lorank.compression.layout import choose_layout, layout_table
 from lorank.compression.trace import Example, Trace, trace
 from lorank.errors import LorankError
@@ -77,6 +77,12 @@ def decomposable(
     if not chosen:
         if not any(True for _ in model.parameters()):
             raise LorankError(f"a model needs parameters, and {type(model).__name__} has none")
+        free = [repr(s.name) for s in every if s.reason is None]
+        if free:
+            raise LorankError(
+                "no layer was chosen: layers, skip or ranks leave none of those that can be "
+                f"decomposed ({', '.join(free)})"
+            )
         reasons = "; ".join(f"{s.name!r}: {s.reason}" for s in every if s.reason)
         raise LorankError(
             f"a model needs a layer that can be decomposed, and {type(model).__name__} has none"
@@ -112,19 +118,20 @@ def layer_error(site: Site, error: LorankError) -> LorankError:
 def _spectrum(site: Site, layouts: Mapping[str, str], seen: Trace | None) -> Spectrum:
     try:
         if site.factored:
-            view, values = site.view(), site.module.spectrum().S
+            view, values = site.view(), site.module.singular_values()
         else:
             view = site.view(choose_layout(site, layouts[site.name]))
             values = singular_values(view.matrix(site.module.weight))
     except LorankError as error:
         raise layer_error(site, error) from None
     macs = None if seen is None else site_macs(site, view, seen.calls)
-    return Spectrum(values, view.shape, view.layout, Price(*view.weights()), macs)
+    weights = Price(*site.weights(view))
+    return Spectrum(values, view.shape, view.layout, weights, macs, limit(site, view, seen))
 
 
 def _dense_params(model: nn.Module, every: list[Site]) -> int:
     """Parameters of the dense network that a model is, or came from."""
-    total = sum(p.numel() for p in model.parameters())
+    total = count_parameters(model)
     for site in every:
         if site.factored:
             layer = site.module

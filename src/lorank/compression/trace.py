@@ -39,8 +39,8 @@ def trace(model: nn.Module, example: Example, watched: Sequence[nn.Module]) -> T
     """Run a model once, in evaluation mode and without gradients, and watch some layers.
 
     MACs come from torch's own counter (half its FLOPs), with attention computed by its plain
-    formula, the only one that the counter sees in full; recurrent layers, which it does not
-    see, are added by formula.
+    formula, the only one that the counter sees in full; recurrent layers, of which it sees some,
+    are counted by formula.
 
     Args:
         model: the model; its modes are restored afterwards.
@@ -66,7 +66,8 @@ def trace(model: nn.Module, example: Example, watched: Sequence[nn.Module]) -> T
                 stack.callback(handle.remove)
         for module in model.modules():
             if isinstance(module, nn.RNNBase):
-                stack.callback(module.register_forward_hook(_recurrent(unseen)).remove)
+                for handle in _watch_recurrent(module, unseen, counter):
+                    stack.callback(handle.remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(_countable_attention())
         stack.enter_context(counter)
@@ -140,11 +141,18 @@ def _watch(
     def enter(_: nn.Module, __: Any) -> None:
         before.append(counter.get_total_flops())
 
-    def leave(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+    def leave(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], out: Tensor):
         inside[id(module)] += (counter.get_total_flops() - before.pop()) // 2
-        calls.append(_call(module, args[0], out))
+        calls.append(_call(module, _first(args, named), out))
 
-    return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    return [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, with_kwargs=True),
+    ]
+
+
+def _first(args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(named.values()))
 
 
 def _call(module: nn.Module, x: Tensor, out: Tensor) -> Call:
@@ -157,13 +165,24 @@ def _call(module: nn.Module, x: Tensor, out: Tensor) -> Call:
     return Call(batch, tuple(x.shape[-d:]), tuple(out.shape[-d:]))
 
 
-def _recurrent(unseen: list[int]) -> Any:
-    """Make a hook for nn.RNN, nn.LSTM, nn.GRU: every weight works once for each entry read."""
+def _watch_recurrent(module: nn.RNNBase, unseen: list[int], counter: FlopCounterMode) -> list[Any]:
+    """Count nn.RNN, nn.LSTM, nn.GRU: every weight works once for each entry read.
 
-    def count(module: nn.RNNBase, args: tuple[Any, ...], _: Any) -> None:
-        x = args[0]
+    The counter sees some of their kernels and not others; what it saw is taken off.
+    """
+    before: list[int] = []
+
+    def enter(_: nn.Module, __: Any) -> None:
+        before.append(counter.get_total_flops())
+
+    def leave(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:
+        x = _first(args, named)
         entries = x.data.shape[0] if not isinstance(x, Tensor) else x.shape[:-1].numel()
         weights = sum(p.numel() for n, p in module.named_parameters() if n.startswith("weight"))
-        unseen.append(entries * weights)
+        seen = (counter.get_total_flops() - before.pop()) // 2
+        unseen.append(entries * weights - seen)
 
-    return count
+    return [
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, with_kwargs=True),
+    ]

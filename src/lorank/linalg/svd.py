@@ -1,5 +1,6 @@
 """Singular value decompositions that a network's weights can rely on."""
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,19 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
         (torch.float32, torch.float64)
     """
     return torch.promote_types(dtype, torch.float32)
+
+
+def exact(device: torch.device) -> contextlib.AbstractContextManager:
+    """Switch autocast off for one device's operations: a product in bfloat16 is not a weight.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), exact(torch.device("cpu")):
+        ...     (torch.eye(2) @ torch.eye(2)).dtype
+        torch.float32
+    """
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def svd(matrix: Tensor) -> SVD:
@@ -156,11 +170,33 @@ def product_svd(U: Tensor, s: Tensor, Vh: Tensor) -> SVD:
         >>> product_svd(U, s, Vh).S.tolist()
         [2.0, 1.0]
     """
+    with exact(U.device):
+        (Q1, R1), s, (Q2, R2) = _triangles(U, s, Vh, "reduced")
+        P, S, Qh = svd((R1 * s) @ R2.mT)
+        return SVD(Q1 @ P, S, Qh @ Q2.mT)
+
+
+def product_singular_values(U: Tensor, s: Tensor, Vh: Tensor) -> Tensor:
+    """Singular values of :func:`product_svd` alone, at two thirds of the work.
+
+    Example:
+        >>> U, s, Vh = torch.eye(3)[:, :2], torch.tensor([1.0, -2.0]), torch.eye(4)[:2]
+        >>> product_singular_values(U, s, Vh).tolist()
+        [2.0, 1.0]
+    """
+    with exact(U.device):
+        (_, R1), s, (_, R2) = _triangles(U, s, Vh, "r")
+        return singular_values((R1 * s) @ R2.mT)
+
+
+QR = tuple[Tensor, Tensor]
+
+
+def _triangles(U: Tensor, s: Tensor, Vh: Tensor, mode: str) -> tuple[QR, Tensor, QR]:
+    """QR of both factors, and ``|s|`` as a row between them."""
     for factor in (U, s.unsqueeze(-1), Vh):
         _check(factor)
     dtype = working_dtype(U.dtype)
-    Q1, R1 = torch.linalg.qr(U.detach().to(dtype))
-    Q2, R2 = torch.linalg.qr(Vh.detach().to(dtype).mT)
-    core = (R1 * s.detach().to(dtype).abs().unsqueeze(-2)) @ R2.mT
-    P, S, Qh = svd(core)
-    return SVD(Q1 @ P, S, Qh @ Q2.mT)
+    left = torch.linalg.qr(U.detach().to(dtype), mode)
+    right = torch.linalg.qr(Vh.detach().to(dtype).mT, mode)
+    return left, s.detach().to(dtype).abs().unsqueeze(-2), right

@@ -5,13 +5,21 @@ past their layers, so no projection can be replaced in it. :func:`unpack` opens 
 copying a weight, :func:`pack` closes it again where all four stayed dense.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from lorank.errors import LorankError
+from lorank.nn.factored import HOOKS, carries_hooks
 from lorank.nn.linear import linear
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+PACKED = {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias"}
+"""Parameters that every ``nn.MultiheadAttention`` has, or has as ``None``."""
 
 
 class Attention(nn.Module):
@@ -67,7 +75,8 @@ class Attention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend as ``nn.MultiheadAttention`` does; same arguments, same result."""
-        del is_causal  # a hint about attn_mask in torch, which must be given with it
+        if is_causal and attn_mask is None:
+            raise LorankError("is_causal is a hint about attn_mask, which must be given with it")
         batched = query.ndim == 3
         order = 1 if batched and not self.batch_first else 0
         q, k, v = (
@@ -144,13 +153,34 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -torch.inf)
 
 
-def unpack(module: nn.MultiheadAttention) -> Attention:
+PLAIN = (NonDynamicallyQuantizableLinear, nn.Linear)
+"""What ``out_proj`` may be: both run in the same way."""
+
+Ties = dict[Any, Any]
+"""What was made of a parameter (or of three): modules that shared it share the result."""
+
+
+def obstacle(module: nn.MultiheadAttention) -> str | None:
+    """Say why a packed attention cannot be opened, or ``None``."""
+    if type(module) is not nn.MultiheadAttention or "forward" in vars(module):
+        return f"{type(module).__name__} runs in its own way"
+    out = module.out_proj
+    if carries_hooks(module) or carries_hooks(out):
+        return HOOKS
+    whole = PACKED <= set(module._parameters) <= PACKED | {"bias_k", "bias_v"}
+    if not whole or set(module._modules) != {"out_proj"} or type(out) not in PLAIN:
+        return "its projections were exchanged or are computed"
+    return None if set(out._parameters) == {"weight", "bias"} else "its out_proj is computed"
+
+
+def unpack(module: nn.MultiheadAttention, ties: Ties | None = None) -> Attention:
     """Open a packed attention: its projections become linear layers on the same memory."""
+    ties = {} if ties is None else ties
     if module.in_proj_weight is not None:
-        weights = parts(module.in_proj_weight)
+        weights = parts(module.in_proj_weight, ties)
     else:
         weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
-    biases = [None] * 3 if module.in_proj_bias is None else parts(module.in_proj_bias)
+    biases = [None] * 3 if module.in_proj_bias is None else parts(module.in_proj_bias, ties)
     layers: list[nn.Module] = [linear(w, b) for w, b in zip(weights, biases, strict=True)]
     layers.append(linear(module.out_proj.weight, module.out_proj.bias))
     attention = Attention(
@@ -166,10 +196,12 @@ def unpack(module: nn.MultiheadAttention) -> Attention:
     return attention.train(module.training)
 
 
-def parts(packed: nn.Parameter) -> list[nn.Parameter]:
+def parts(packed: nn.Parameter, ties: Ties) -> list[nn.Parameter]:
     """Make three parameters of a packed one, on the same memory, trainable as the whole is."""
-    pieces = packed.detach().chunk(3)
-    return [nn.Parameter(piece, requires_grad=packed.requires_grad) for piece in pieces]
+    if id(packed) not in ties:
+        pieces = packed.detach().chunk(3)
+        ties[id(packed)] = [nn.Parameter(p, requires_grad=packed.requires_grad) for p in pieces]
+    return ties[id(packed)]
 
 
 def is_dense(attention: Attention) -> bool:
@@ -177,8 +209,9 @@ def is_dense(attention: Attention) -> bool:
     return all(type(getattr(attention, name)) is nn.Linear for name in PROJECTIONS)
 
 
-def pack(attention: Attention) -> nn.MultiheadAttention:
+def pack(attention: Attention, ties: Ties | None = None) -> nn.MultiheadAttention:
     """Close an attention whose projections are all dense: torch's own module again."""
+    ties = {} if ties is None else ties
     q, k, v, out = (getattr(attention, name) for name in PROJECTIONS)
     module = nn.MultiheadAttention(
         attention.embed_dim,
@@ -197,15 +230,18 @@ def pack(attention: Attention) -> nn.MultiheadAttention:
             x.weight for x in (q, k, v)
         )
     else:
-        module.in_proj_weight = joined([x.weight for x in (q, k, v)])
+        module.in_proj_weight = joined([x.weight for x in (q, k, v)], ties)
     if q.bias is not None:
-        module.in_proj_bias = joined([x.bias for x in (q, k, v)])
+        module.in_proj_bias = joined([x.bias for x in (q, k, v)], ties)
     module.out_proj.weight, module.out_proj.bias = out.weight, out.bias
     module.bias_k, module.bias_v = attention.bias_k, attention.bias_v
     return module.train(attention.training)
 
 
-def joined(parts: list[nn.Parameter]) -> nn.Parameter:
+def joined(parts: list[nn.Parameter], ties: Ties) -> nn.Parameter:
     """Make one parameter of several, stacked."""
-    whole = torch.cat([p.detach() for p in parts])
-    return nn.Parameter(whole, requires_grad=all(p.requires_grad for p in parts))
+    key = tuple(id(p) for p in parts)
+    if key not in ties:
+        whole = torch.cat([p.detach() for p in parts])
+        ties[key] = nn.Parameter(whole, requires_grad=all(p.requires_grad for p in parts))
+    return ties[key]

@@ -39,7 +39,7 @@ class Sweep(NamedTuple):
     output_padding: tuple[int, ...]
 
     def along(self, axes: tuple[int, ...]) -> "Sweep":
-        """Return the share of the thin operation that sweeps ``axes`` and stands still elsewhere."""
+        """Return the share of the thin operation that sweeps ``axes`` and no other."""
 
         def keep(values: tuple[int, ...], still: int) -> tuple[int, ...]:
             return tuple(v if a in axes else still for a, v in enumerate(values))
@@ -116,11 +116,16 @@ class SVDConv(Factored):
     dilation = property(lambda self: self.sweep.dilation)
     output_padding = property(lambda self: self.sweep.output_padding)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,  # noqa: A002 - torch's name, callers may use it
+        output_size: list[int] | None = None,
+    ) -> Tensor:
         """Apply the layer to ``(batch, in, *size)`` or to one unbatched ``(in, *size)``.
 
         ``output_size`` is for transposed convolutions, as in torch.
         """
+        x = input
         d = len(self.view.kernel_size)
         in_size = tuple(x.shape[-d:])
         sweep = self.sweep
@@ -144,6 +149,8 @@ class SVDConv(Factored):
 
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None, sweep: Sweep) -> Tensor:
         view = self.view
+        # Strides in order, also of axes of size 1: others would permute the memory of the output.
+        kernel = kernel.reshape(-1).view(kernel.shape)
         apply: Any = _APPLY[len(view.kernel_size), view.transposed]
         if view.transposed:
             return apply(

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,11 +33,9 @@ class SVDEmbedding(Factored):
         view: Unfolding,
         bias: nn.Parameter | None = None,
         padding_idx: int | None = None,
-        scale_grad_by_freq: bool = False,
     ):
         super().__init__(factors, view, bias)
         self.padding_idx = padding_idx
-        self.scale_grad_by_freq = scale_grad_by_freq
 
     @classmethod
     def unfold(cls, module: nn.Embedding, layout: str = "channel") -> Unfolding:
@@ -48,15 +47,17 @@ class SVDEmbedding(Factored):
         cls, module: nn.Embedding, factors: SVD, view: Unfolding, bias: nn.Parameter | None
     ) -> "SVDEmbedding":
         """Take over an embedding."""
-        return cls(factors, view, bias, module.padding_idx, module.scale_grad_by_freq)
+        return cls(factors, view, bias, module.padding_idx)
 
     @staticmethod
     def obstacle(module: nn.Embedding) -> str | None:
-        """Renormalising and sparse tables change or need the dense rows."""
+        """Some options change or need the dense rows."""
         if module.max_norm is not None:
             return "max_norm rewrites the dense table at each look-up"
         if module.sparse:
             return "sparse gradients need the dense table"
+        if module.scale_grad_by_freq:
+            return "scale_grad_by_freq scales gradients of the dense table's rows"
         return None
 
     @property
@@ -69,20 +70,19 @@ class SVDEmbedding(Factored):
         """Size of an entry."""
         return self.view.in_channels
 
-    def forward(self, indices: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name, callers may use it
         """Look up ``(...)`` indices, giving ``(..., size)``."""
-        rebuild = self.contraction == "rebuild" or (
-            self.contraction == "auto" and indices.numel() > self.num_embeddings
-        )
-        if rebuild:
+        indices = input
+        if self._asked_or(indices.numel() > self.num_embeddings):
             return self._rows(indices, self.matrix())
         U, s, Vh = self.factors
-        return self._rows(indices, U) @ (s.unsqueeze(-1) * Vh)
+        rows = self._rows(indices, U) @ (s.unsqueeze(-1) * Vh)
+        if self.padding_idx is None:
+            return rows
+        return torch.where((indices == self.padding_idx).unsqueeze(-1), rows.detach(), rows)
 
     def _rows(self, indices: Tensor, table: Tensor) -> Tensor:
-        return F.embedding(
-            indices, table, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq
-        )
+        return F.embedding(indices, table, self.padding_idx)
 
     def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the expanding linear layer and of the thin table."""
@@ -100,7 +100,6 @@ class SVDEmbedding(Factored):
         layer = nn.Embedding(
             *weight.shape,
             padding_idx=self.padding_idx,
-            scale_grad_by_freq=self.scale_grad_by_freq,
             device="meta",
         )
         layer.weight = weight

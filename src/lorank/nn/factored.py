@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import unknown
-from lorank.linalg import SVD, Unfolding, product_svd
+from lorank.linalg import SVD, Unfolding, product_singular_values, product_svd
+from lorank.linalg.svd import exact
 
 CONTRACTIONS = ("auto", "rebuild", "thin")
 """How a layer may contract: ``rebuild`` makes the dense weight and runs one operation, ``thin``
@@ -19,6 +20,15 @@ operation runs closer to the processor's peak than two thin ones, and keeps no m
 
 Shared = dict[tuple[int, str], nn.Parameter]
 """Parameters of folded layers by (identity of U, role), so that tied layers stay tied."""
+
+
+HOOKS = "it carries hooks, which would be lost"
+
+
+def carries_hooks(module: nn.Module) -> bool:
+    """Whether a module does something of its own before or after its pass."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, kind, None) for kind in kinds)
 
 
 class Factored(nn.Module):
@@ -102,7 +112,7 @@ class Factored(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense weight, rebuilt (differentiable): code that reads ``.weight`` works."""
-        return self.view.kernel(self.matrix())
+        return self.view.kernel(self.matrix()).contiguous()
 
     def matrix(self) -> Tensor:
         """``U·diag(|S|)·Vh``; ``|S|`` is multiplied into the smaller factor."""
@@ -116,6 +126,10 @@ class Factored(nn.Module):
         """SVD of the product: the singular values of the weight, which ``|S|`` need not be."""
         return product_svd(self.U, self.S, self.Vh)
 
+    def singular_values(self) -> Tensor:
+        """Singular values of the weight, without their vectors."""
+        return product_singular_values(self.U, self.S, self.Vh)
+
     def plain(self, as_pair: bool, multiple: int = 1, shared: Shared | None = None) -> nn.Module:
         """Give this layer back as plain torch layers with the same function.
 
@@ -128,7 +142,7 @@ class Factored(nn.Module):
             shared: parameters of layers folded before, to keep ties.
         """
         shared = {} if shared is None else shared
-        with torch.no_grad():
+        with torch.no_grad(), exact(self.U.device):
             if as_pair:
                 inner, outer = self.kernels(*self._balanced(multiple))
                 layer = self.pair(
@@ -157,13 +171,15 @@ class Factored(nn.Module):
 
     def _rebuilds(self, batch: int, in_size: tuple[int, ...], out_size: tuple[int, ...]) -> bool:
         """Whether the dense weight should be rebuilt for an input of these sizes."""
-        if self.contraction != "auto":
-            if self.contraction not in CONTRACTIONS:
-                raise unknown("contraction", self.contraction, CONTRACTIONS)
-            return self.contraction == "rebuild"
         dense, per_rank = self.view.macs(in_size, out_size)
         rebuilding = batch * dense + self.rank * self.view.weights()[0]
-        return batch * per_rank * self.rank > NEAR_TIE * rebuilding
+        return self._asked_or(batch * per_rank * self.rank > NEAR_TIE * rebuilding)
+
+    def _asked_or(self, rebuild: bool) -> bool:
+        """Whether to rebuild the dense weight: as asked, or as it is cheaper."""
+        if self.contraction not in CONTRACTIONS:
+            raise unknown("contraction", self.contraction, CONTRACTIONS)
+        return rebuild if self.contraction == "auto" else self.contraction == "rebuild"
 
     def extra_repr(self) -> str:
         """Describe the layer in a printed model."""

@@ -44,8 +44,9 @@ class SVDLinear(Factored):
         """Size of an output row."""
         return self.view.out_channels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name, callers may use it
         """Apply the layer to ``(..., in)``, giving ``(..., out)``."""
+        x = input
         if self._rebuilds(math.prod(x.shape[:-1]), (), ()):
             return F.linear(x, self.matrix(), self.bias)
         U, s, Vh = self.factors

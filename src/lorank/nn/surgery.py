@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from lorank.errors import LorankError, unknown
 from lorank.linalg import SVD, Unfolding
@@ -78,7 +79,7 @@ class Site:
         a tie shares the outer kernel alone when it is folded.
         """
         dense, per_rank = view.weights()
-        forms = (type(m) if isinstance(m, Factored) else _kind(m) for m in self.members.values())
+        forms = (type(m) if isinstance(m, Factored) else svd_form(m) for m in self.members.values())
         inner = {form.inner_role for form in forms if form is not None}
         return dense, per_rank + (len(inner) - 1) * view.groups * view.shape[1]
 
@@ -147,7 +148,7 @@ def _weights(
     if isinstance(module, Factored):
         yield ("svd", id(module.U)), None, type(module)
         return
-    kind = _kind(module)
+    kind = svd_form(module)
     if kind is not None and "weight" not in module._parameters:
         reason = "its weight is computed (weight_norm, spectral_norm, …): remove that first"
         yield ("module", id(module)), reason, kind
@@ -160,11 +161,13 @@ def _weights(
 
 
 def _is_weight(parameter: Tensor) -> bool:
-    return isinstance(parameter, nn.parameter.UninitializedTensorMixin) or parameter.ndim >= 2
+    return isinstance(parameter, UninitializedTensorMixin) or parameter.ndim >= 2
 
 
-def _kind(module: nn.Module) -> type[Factored] | None:
-    """SVD form of a module: of its type, or of a subclass that runs in the same way."""
+def svd_form(module: nn.Module) -> type[Factored] | None:
+    """Return the SVD form of a module: its own, or that of the dense type it is."""
+    if isinstance(module, Factored):
+        return type(module)
     for dense, kind in KINDS.items():
         if isinstance(module, dense):
             return kind
@@ -181,8 +184,8 @@ def _identity(weight: Tensor) -> Key:
 
 def _obstacle(module: nn.Module, kind: type[Factored]) -> str | None:
     dense = next(d for d in KINDS if isinstance(module, d))
-    weight = module._parameters["weight"]
-    if isinstance(weight, nn.parameter.UninitializedTensorMixin):
+    weight = module.get_parameter("weight")
+    if isinstance(weight, UninitializedTensorMixin):
         return None  # refused in one sentence when it is measured
     if _runs_otherwise(module, dense):
         return f"{type(module).__name__} runs in its own way"
@@ -266,9 +269,10 @@ def _unfused(model: nn.Module) -> nn.Module:
             continue
         if any(isinstance(m, Attention) for m in encoder.modules()):
             if getattr(encoder, "use_nested_tensor", False):
-                encoder.use_nested_tensor, encoder.nested_when_closed = False, True
+                encoder.use_nested_tensor = False
+                vars(encoder)["nested_when_closed"] = True
         elif hasattr(encoder, "nested_when_closed"):
-            encoder.use_nested_tensor = encoder.__dict__.pop("nested_when_closed")
+            encoder.use_nested_tensor = vars(encoder).pop("nested_when_closed")
     return model
 
 
@@ -326,7 +330,7 @@ def swap(model: nn.Module, factors: Mapping[str, tuple[SVD, Unfolding]]) -> nn.M
         parameters = SVD(*(parameter_like(site.module.weight, factor) for factor in svd))
         for module in site.members.values():
             bias = copy.deepcopy(getattr(module, "bias", None), successors)
-            kind = _kind(module)
+            kind = svd_form(module)
             assert kind is not None
             layer = kind.from_dense(module, parameters, view, bias)
             successors[id(module)] = layer.train(module.training)
@@ -405,9 +409,10 @@ def by_site(every: Iterable[Site], table: Mapping[str, Any]) -> dict[str, Any]:
     for name, entry in table.items():
         if name not in first:
             raise unknown("layer", name, set(first.values()))
-        if known.setdefault(first[name], entry) != entry:
+        before = known.setdefault(first[name], entry)
+        if before is not entry and before != entry:
             raise LorankError(
-                f"layers that share a weight need one entry, found {known[first[name]]} for "
+                f"layers that share a weight need one entry, found {before} for "
                 f"{first[name]!r} and {entry} for {name!r}"
             )
     return known

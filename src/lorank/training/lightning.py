@@ -27,7 +27,7 @@ class LorankCallback(lightning.Callback):
         self.schedule = SVDSchedule(**options)
 
     def on_before_optimizer_step(
-        self, trainer: Any, pl_module: nn.Module, optimizer: torch.optim.Optimizer
+        self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer
     ) -> None:
         """Add the penalties' gradients: the task's are unscaled and complete here."""
         del optimizer

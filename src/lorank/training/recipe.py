@@ -36,14 +36,14 @@ class Optimizer(Part):
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.05, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    factor_decay: float = Field(0.0, ge=0)
+    lr: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    factor_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[float, ...] = (0.5, 0.75)
-    warmup: float = Field(0.0, ge=0, lt=1)
-    clip: float | None = Field(None, gt=0)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
 
 
 class Cut(Part):
@@ -64,7 +64,7 @@ class Cut(Part):
     params: float | int | None = None
     rule: str | None = None
     by: Literal["product", "raw"] = "product"
-    multiple: int = Field(1, ge=1)
+    multiple: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _one_target(self) -> "Cut":
@@ -84,10 +84,10 @@ class Truncation(Part):
         until: share of the stage at which ``toward`` has arrived.
     """
 
-    every: int = Field(1, ge=1)
-    dead: float = Field(1e-3, ge=0, lt=1)
+    every: int = Field(default=1, ge=1)
+    dead: float = Field(default=1e-3, ge=0, lt=1)
     toward: bool = True
-    until: float = Field(0.8, gt=0, le=1)
+    until: float = Field(default=0.8, gt=0, le=1)
 
 
 class Distillation(Part):
@@ -98,8 +98,8 @@ class Distillation(Part):
         temperature: of both softmaxes.
     """
 
-    weight: float = Field(0.5, gt=0, le=1)
-    temperature: float = Field(4.0, gt=0)
+    weight: float = Field(default=0.5, gt=0, le=1)
+    temperature: float = Field(default=4.0, gt=0)
 
 
 class Stage(Part):
@@ -124,14 +124,14 @@ class Stage(Part):
     form: Literal["dense", "svd"] = "svd"
     epochs: int = Field(ge=0)
     optimizer: Optimizer = Optimizer()
-    orthogonality: float = Field(1.0, ge=0)
-    sparsity: float = Field(0.0, ge=0)
+    orthogonality: float = Field(default=1.0, ge=0)
+    sparsity: float = Field(default=0.0, ge=0)
     kind: Literal["l1", "hoyer", "hoyer_square"] = "hoyer"
-    ramp: float = Field(0.0, ge=0, le=1)
+    ramp: float = Field(default=0.0, ge=0, le=1)
     truncation: Truncation | None = None
     cut: Cut | None = None
     distillation: Distillation | None = None
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _dense_is_plain(self) -> "Stage":
@@ -159,16 +159,16 @@ class Recipe(Part):
     """
 
     stages: tuple[Stage, ...] = Field(min_length=1)
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     seed: int = 0
     augment: bool = True
     layout: str = "auto"
     skip: tuple[str, ...] = ()
     precision: Literal["no", "bf16", "fp16"] = "no"
     channels_last: bool = True
-    recalibrate: int = Field(0, ge=0)
-    multiple: int = Field(1, ge=1)
-    workers: int = Field(0, ge=0)
+    recalibrate: int = Field(default=0, ge=0)
+    multiple: int = Field(default=1, ge=1)
+    workers: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _dense_comes_first(self) -> "Recipe":
@@ -246,7 +246,8 @@ def practical(
     params: float | None = None,
     sparsity: float = 0.01,
     kind: str = "hoyer",
-    lr: float = 0.02,
+    lr: float = 0.01,
+    dense_lr: float = 0.1,
     distill: float = 0.5,
     layout: str = "auto",
 ) -> Recipe:
@@ -262,7 +263,8 @@ def practical(
         params: share or count of parameters to keep, instead.
         sparsity: λ_s.
         kind: of sparsity.
-        lr: peak learning rate.
+        lr: peak learning rate in SVD form.
+        dense_lr: peak learning rate of the dense training.
         distill: share of the loss that the dense teacher has; 0 for none.
         layout: of the decomposition.
 

@@ -31,11 +31,10 @@ def step_ranks(stage: Stage, spectra: Spectra, epoch: int) -> dict[str, int]:
     if plan.toward and stage.cut is not None and stage.cut.rule is None:
         share = step_share(stage, epoch)
         cut = stage.cut
-        target = {
-            "params": _eased(cut.params, spectra.params, share),
-            "macs": _eased(cut.macs, spectra.macs, share),
-        }
-        step = kept(budget(spectra, **target, multiple=cut.multiple), spectra)
+        params = _eased(cut.params, spectra.params, share)
+        macs = _eased(cut.macs, spectra.macs, share)
+        step = budget(spectra, params=params, macs=macs, multiple=cut.multiple)
+        step = kept(step, spectra)
         ranks = {name: min(ranks[name], step[name]) for name in ranks}
     return ranks
 

@@ -1,0 +1,122 @@
+"""Make docs/results/README.md from the JSON of the benchmarks: no figure is typed by hand."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from record import RESULTS
+
+from lorank.files.atomic import replacing
+
+Rows = list[dict[str, Any]]
+
+HEAD = """# Measured
+
+Every table on this page is made by `python benchmarks/tables.py` from the JSON files in this
+folder; each JSON names the command that made it. Ratios are of one run, in turns; machines differ
+and single times mean little. MACs count convolutions, linear layers and attention products.
+"""
+
+
+def percent(value: float, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def demo(figures: Rows) -> str:
+    rows = [
+        [
+            str(f["seed"]),
+            percent(f["dense_accuracy"]),
+            percent(f["accuracy"]),
+            percent(f["macs"], 1),
+            percent(f["params"], 1),
+            f"{f['seconds']:.0f} s",
+        ]
+        for f in figures
+    ]
+    return table(["seed", "dense", "low-rank", "MACs", "parameters", "whole command"], rows)
+
+
+def step_time(figures: Rows) -> str:
+    rows = [
+        [f["layout"], f["model"], f"{f['ms']:.0f} ms", f"{f['ratio']:.2f} ×"] for f in figures
+    ]
+    return table(["layout", "model", "a step", "against dense"], rows)
+
+
+def decompose(figures: Rows) -> str:
+    rows = [
+        [f["task"], f["layout"], f"{f['seconds']:.1f} s", f"{f['peak_over_weights']:.2f} ×"]
+        for f in figures
+    ]
+    return table(["task", "layout", "time", "peak memory over the weights"], rows)
+
+
+def cut(figures: Rows) -> str:
+    dense = {f["model"]: f["accuracy"] for f in figures if f["rule"] == "dense"}
+    rows = [
+        [
+            f"{f['model']} ({percent(dense[f['model']])})",
+            f["layout"],
+            f["rule"],
+            percent(f["macs"], 1),
+            percent(f["params"], 1),
+            percent(f["accuracy"]),
+            percent(f["accuracy_recalibrated"]),
+        ]
+        for f in figures
+        if f["rule"] != "dense"
+    ]
+    header = ["network (dense)", "layout", "rule", "MACs", "parameters", "accuracy"]
+    return table([*header, "BatchNorm re-estimated"], rows)
+
+
+def trained(figures: Rows) -> str:
+    rows = [
+        [
+            f["model"],
+            str(f["epochs"]),
+            percent(f["dense_accuracy"]),
+            percent(f["accuracy"]),
+            percent(f["macs"], 1),
+            percent(f["params"], 1),
+            f"{f['minutes']:.0f}",
+        ]
+        for f in figures
+    ]
+    header = ["network", "epochs", "dense", "low-rank", "MACs", "parameters", "minutes"]
+    return table(header, rows)
+
+
+SECTIONS: list[tuple[str, str, Callable[[Rows], str]]] = [
+    ("demo_digits", "The demo: ResNet-8 on digits, dense training included", demo),
+    ("step_time", "A training step in SVD form, ResNet-20, batch 128", step_time),
+    ("decompose_resnet50", "Decomposing a network of ResNet-50's size", decompose),
+    ("pretrained_cut", "Pretrained CIFAR-10 networks, cut without training", cut),
+    ("pretrained_train", "Pretrained CIFAR-10 networks, after a short training", trained),
+]
+
+
+def section(name: str, title: str, make: Callable[[Rows], str]) -> str:
+    content = json.loads((RESULTS / f"{name}.json").read_text())
+    made = (
+        f"`{content['command']}`, {content['date']}, torch {content['torch']}, "
+        f"{content['threads']} CPU thread(s). [JSON]({name}.json)"
+    )
+    return f"## {title}\n\n{make(content['figures'])}\n\n{made}\n"
+
+
+def main() -> None:
+    made = [section(*s) for s in SECTIONS if (RESULTS / f"{s[0]}.json").exists()]
+    with replacing(RESULTS / "README.md") as draft:
+        draft.write_text("\n".join([HEAD, *made]))
+    print(f"{len(made)} tables")
+
+
+if __name__ == "__main__":
+    main()

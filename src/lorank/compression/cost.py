@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lorank.compression.trace import Call, Example, Trace, trace
 from lorank.errors import LorankError
@@ -78,7 +79,7 @@ def count_parameters(model: nn.Module) -> int:
         LorankError: if one is lazy.
     """
     for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if is_lazy(parameter):
             raise LorankError(
                 f"parameter {name!r} is lazy and not initialised: run the model once on real input"
             )

@@ -112,6 +112,6 @@ def check_rank(rank: object, full: int) -> int:
     Raises:
         LorankError: if the rank is out of range or not an integer.
     """
-    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= full:
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= int(rank) <= full:
         raise LorankError(f"a rank must be a whole number between 1 and {full}, found {rank!r}")
     return int(rank)

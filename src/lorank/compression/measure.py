@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lorank.compression.cost import count_parameters, limit, site_macs
 from lorank.compression.layout import choose_layout, layout_table
@@ -100,7 +101,7 @@ def check_weight(site: Site) -> None:
         LorankError: if the weight is lazy or on the meta device.
     """
     weight = site.module.U if site.factored else site.module.weight
-    if isinstance(weight, nn.parameter.UninitializedTensorMixin):
+    if is_lazy(weight):
         raise LorankError(
             f"layer {site.name!r} is lazy and not initialised: run the model once on real input"
         )

@@ -69,7 +69,7 @@ def _text(manifest: dict[str, Any]) -> str:
 
 def _write(tensors: dict[str, Tensor], draft: Path, text: str) -> None:
     try:
-        save_file(tensors, draft, metadata={"format": "pt", FORMAT: text})
+        save_file(tensors, draft, metadata={FORMAT: text})
     except (SafetensorError, KeyError, ValueError) as error:
         raise LorankError(f"the weights cannot be written as safetensors: {error}") from error
 

@@ -95,14 +95,14 @@ def singular_values(matrix: Tensor) -> Tensor:
     A = A if A.shape[-2] >= A.shape[-1] else A.mT
     try:
         return torch.linalg.svdvals(A)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         return torch.linalg.svdvals(A.double()).to(A.dtype)
 
 
 def _decompose(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     try:
         U, S, Vh = torch.linalg.svd(A, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         U, S, Vh = torch.linalg.svd(A.double(), full_matrices=False)
         return U.to(A.dtype), S.to(A.dtype), Vh.to(A.dtype)
     return U, S, Vh

@@ -5,7 +5,7 @@ past their layers, so no projection can be replaced in it. :func:`unpack` opens 
 copying a weight, :func:`pack` closes it again where all four stayed dense.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,10 @@ class Attention(nn.Module):
     # What nn.TransformerEncoderLayer reads to decide whether its fused path applies: it does not.
     _qkv_same_embed_dim = False
     in_proj_bias = None
+
+    out_proj: nn.Module
+    bias_k: nn.Parameter | None
+    bias_v: nn.Parameter | None
 
     def __init__(
         self,
@@ -182,15 +186,16 @@ def unpack(module: nn.MultiheadAttention, ties: Ties | None = None) -> Attention
         weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
     biases = [None] * 3 if module.in_proj_bias is None else parts(module.in_proj_bias, ties)
     layers: list[nn.Module] = [linear(w, b) for w, b in zip(weights, biases, strict=True)]
-    layers.append(linear(module.out_proj.weight, module.out_proj.bias))
+    out: Any = module.out_proj
+    layers.append(linear(out.weight, out.bias))
     attention = Attention(
         dict(zip(PROJECTIONS, layers, strict=True)),
         module.num_heads,
         module.embed_dim,
         module.dropout,
         module.batch_first,
-        module.bias_k,
-        module.bias_v,
+        cast("nn.Parameter | None", module.bias_k),
+        cast("nn.Parameter | None", module.bias_v),
         module.add_zero_attn,
     )
     return attention.train(module.training)

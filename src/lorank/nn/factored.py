@@ -149,7 +149,8 @@ class Factored(nn.Module):
                     self._share(shared, self.inner_role, inner),
                     self._share(shared, "outer", outer),
                 )
-                layer.svd_layout = self.view.layout  # read by files alone, to describe the pair
+                # Read by files alone, to describe the pair.
+                layer.svd_layout = self.view.layout  # pyright: ignore[reportArgumentType]
             else:
                 layer = self.dense(self._share(shared, "dense", self.weight))
         return layer.train(self.training)

@@ -76,5 +76,6 @@ def linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
         Linear(in_features=3, out_features=2, bias=False)
     """
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight, layer.bias = weight, bias
+    layer.weight = weight
+    layer.register_parameter("bias", bias)
     return layer

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from lorank.errors import LorankError, unknown
 from lorank.linalg import SVD, Unfolding
@@ -161,7 +161,7 @@ def _weights(
 
 
 def _is_weight(parameter: Tensor) -> bool:
-    return isinstance(parameter, UninitializedTensorMixin) or parameter.ndim >= 2
+    return is_lazy(parameter) or parameter.ndim >= 2
 
 
 def svd_form(module: nn.Module) -> type[Factored] | None:
@@ -185,7 +185,7 @@ def _identity(weight: Tensor) -> Key:
 def _obstacle(module: nn.Module, kind: type[Factored]) -> str | None:
     dense = next(d for d in KINDS if isinstance(module, d))
     weight = module.get_parameter("weight")
-    if isinstance(weight, UninitializedTensorMixin):
+    if is_lazy(weight):
         return None  # refused in one sentence when it is measured
     if _runs_otherwise(module, dense):
         return f"{type(module).__name__} runs in its own way"

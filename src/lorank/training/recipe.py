@@ -13,6 +13,9 @@ LAST = "@last"
 """In a recipe's ``skip``: the last layer of the model, whatever its name."""
 
 
+Kind = Literal["l1", "hoyer", "hoyer_square"]
+
+
 class Part(BaseModel):
     """Base of a recipe's parts: values are checked, unknown names are refused."""
 
@@ -126,7 +129,7 @@ class Stage(Part):
     optimizer: Optimizer = Optimizer()
     orthogonality: float = Field(default=1.0, ge=0)
     sparsity: float = Field(default=0.0, ge=0)
-    kind: Literal["l1", "hoyer", "hoyer_square"] = "hoyer"
+    kind: Kind = "hoyer"
     ramp: float = Field(default=0.0, ge=0, le=1)
     truncation: Truncation | None = None
     cut: Cut | None = None
@@ -186,7 +189,7 @@ def paper(
     epochs: int = 164,
     orthogonality: float = 1.0,
     sparsity: float = 0.1,
-    kind: str = "hoyer",
+    kind: Kind = "hoyer",
     energy: float = 1 - 3e-6,
     layout: str = "channel",
 ) -> Recipe:
@@ -245,7 +248,7 @@ def practical(
     macs: float | None = None,
     params: float | None = None,
     sparsity: float = 0.01,
-    kind: str = "hoyer",
+    kind: Kind = "hoyer",
     lr: float = 0.01,
     dense_lr: float = 0.1,
     distill: float = 0.5,
@@ -277,9 +280,7 @@ def practical(
     first = max(1, epochs // 3) if epochs > 1 else epochs
     teacher = Distillation(weight=distill) if distill else None
     stages = [
-        Stage(
-            name="dense", form="dense", epochs=dense_epochs, optimizer=Optimizer(lr=max(lr, 0.1))
-        ),
+        Stage(name="dense", form="dense", epochs=dense_epochs, optimizer=Optimizer(lr=dense_lr)),
         Stage(
             name="sparsify",
             epochs=first,

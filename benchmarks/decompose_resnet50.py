@@ -12,10 +12,10 @@ import sys
 import time
 
 import torch
-from record import record
-from resnet50 import resnet50
 
 import lorank
+from record import record
+from resnet50 import resnet50
 
 
 def resident() -> int:

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import torch
-from record import RESULTS, data_folder, record
 
 from lorank.training.recipe import change, practical
 from lorank.training.run import train
 from lorank.zoo import load_data, load_model
+from record import RESULTS, data_folder, record
 
 
 def short(epochs: int, share: float, seed: int, settings: list[str]):

@@ -12,11 +12,11 @@ import time
 
 import torch
 import torch.nn.functional as F
-from record import record
 from torch import nn
 
 import lorank
 from lorank.zoo import load_model
+from record import record
 
 
 def contracting(model: nn.Module, how: str) -> nn.Module:

@@ -4,9 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from record import RESULTS
-
 from lorank.files.atomic import replacing
+from record import RESULTS
 
 Rows = list[dict[str, Any]]
 
@@ -43,9 +42,7 @@ def demo(figures: Rows) -> str:
 
 
 def step_time(figures: Rows) -> str:
-    rows = [
-        [f["layout"], f["model"], f"{f['ms']:.0f} ms", f"{f['ratio']:.2f} ×"] for f in figures
-    ]
+    rows = [[f["layout"], f["model"], f"{f['ms']:.0f} ms", f"{f['ratio']:.2f} ×"] for f in figures]
     return table(["layout", "model", "a step", "against dense"], rows)
 
 

@@ -137,12 +137,13 @@ class _Run:
         self.recipe = recipe
         self.folder = folder
         self.log = log
-        self.example = example
+        device = accelerator.device
+        self.example = extra("accelerate.utils", "train").send_to_device(example, device)
         self.info = info
         self.state = State()
         self.teacher: nn.Module | None = None
         self.dense = dense
-        self.model = self._resume(dense) or copy.deepcopy(dense)
+        self.model = (self._resume(dense) or copy.deepcopy(dense)).to(device)
         workers = recipe.workers
         self.batches = training_batches(data, recipe.batch_size, recipe.seed, workers)
         self.tests = accelerator.prepare(test_batches(data, recipe.batch_size, workers))
@@ -198,7 +199,7 @@ class _Run:
         self._save(self.model, DENSE)
         self._set_teacher(self.model)
         accuracy = self._accuracy(self.model)
-        dense = cost(self.model.cpu(), self.example)
+        dense = cost(self.model, self.example)
         self.state.facts |= {"dense_accuracy": accuracy, "dense_cost": dense._asdict()}
         self.model = decompose(self.model, layout=self.recipe.layout, skip=self._skip())
         self.log.write(
@@ -266,7 +267,7 @@ class _Run:
             return
         ranks = self._agreed(lambda spectra: cut_ranks(cut, spectra))
         self.model = prune(self._plain_model(), ranks, by=cut.by)
-        found = cost(self.model.cpu(), self.example)
+        found = cost(self.model, self.example)
         dense = self.state.facts["dense_cost"]
         self.log.write(
             "cut",
@@ -286,7 +287,7 @@ class _Run:
         return chosen[0]
 
     def _spectra(self) -> Spectra:
-        return measure(self._plain_model().cpu(), self.example, layers=list(self._ranks()))
+        return measure(self._plain_model(), self.example, layers=list(self._ranks()))
 
     def _plain_model(self) -> nn.Module:
         """The model without what the engine wrapped around it."""
@@ -332,14 +333,14 @@ class _Run:
         model = self._plain_model()
         self._save(model, FACTORED)
         ranks = self._ranks()
-        folded = fold(model.cpu(), multiple=self.recipe.multiple, example=self.example)
+        folded = fold(model, multiple=self.recipe.multiple, example=self.example)
         if self.recipe.recalibrate:
-            recalibrate(folded.to(self.accelerator.device), self._some(self.recipe.recalibrate))
+            recalibrate(folded, self._some(self.recipe.recalibrate))
         accuracy = self._accuracy(folded)
-        small, dense = cost(folded.cpu(), self.example), Cost(**self.state.facts["dense_cost"])
+        small, dense = cost(folded, self.example), Cost(**self.state.facts["dense_cost"])
         self._save(folded, FOLDED)
         before = self.state.facts["dense_accuracy"]
-        result = Result(folded, accuracy, before, small, dense, ranks)
+        result = Result(folded.cpu(), accuracy, before, small, dense, ranks)
         self._write_result(result)
         return result
 

@@ -253,13 +253,14 @@ def test_two_processes_train_together(tmp_path):
             sys.path[:0] = [{str(SOURCE / "tests")!r}, {str(SOURCE / "src")!r}]
             torch.set_num_threads(1)
             from training.conftest import Problem, images, flip
-            from lorank.training.recipe import practical
+            from lorank.training.recipe import change, practical
             from lorank.training.run import train
             from lorank.zoo import load_model
             torch.manual_seed(0)
             net = load_model("mlp", in_channels=1, size=8, classes=3, width=16)
             problem = Problem(images(193, 0), images(121, 1), flip)
-            train(net, problem, practical(epochs=4, dense_epochs=2, params=0.5), sys.argv[1])
+            recipe = change(practical(epochs=6, dense_epochs=4, params=0.5), ["batch_size=8"])
+            train(net, problem, recipe, sys.argv[1])
             """
         )
     )
@@ -271,6 +272,7 @@ def test_two_processes_train_together(tmp_path):
     assert out.returncode == 0, out.stderr[-2000:]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["accuracy"] > 0.8
     assert out.stderr.count("low-rank: accuracy") == 1
+    assert read_log(tmp_path / "run")[0]["processes"] == 2
 
 
 def test_images_are_what_the_tests_say():

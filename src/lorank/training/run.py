@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,9 +91,8 @@ def train(
             reached, or the folder holds another run.
         MissingExtraError: if Accelerate is not installed.
     """
-    engine = extra("accelerate", "train")
+    accelerator = _accelerator(recipe)
     folder = _folder(folder)
-    accelerator = engine.Accelerator(mixed_precision=recipe.precision)
     if fresh and accelerator.is_main_process:
         (folder / NAME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -100,6 +100,27 @@ def train(
     with Log(folder, main=accelerator.is_main_process, quiet=quiet) as log:
         run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model)
         return run.carry_out()
+
+
+def _accelerator(recipe: Recipe) -> Any:
+    """Set the engine up, with all processes that were started.
+
+    Without an accelerator it must be told to join processes on the CPU: it would run each of them
+    alone, all writing to one folder.
+
+    Raises:
+        LorankError: if it joins other processes than were started.
+    """
+    engine = extra("accelerate", "train")
+    on_cpu = not torch.accelerator.is_available()
+    accelerator = engine.Accelerator(mixed_precision=recipe.precision, cpu=on_cpu)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise LorankError(
+            f"{started} processes were started, and Accelerate joins {accelerator.num_processes}: "
+            "start them with torchrun or accelerate launch"
+        )
+    return accelerator
 
 
 def _folder(path: str | Path) -> Path:
@@ -152,7 +173,12 @@ class _Run:
         found = load_state(self.folder, dense, self.recipe)
         self.log.rewind(0 if found is None else found[0].log_bytes)
         if found is None:
-            self.log.write("start", recipe=self.recipe.model_dump(mode="json"), info=self.info)
+            self.log.write(
+                "start",
+                recipe=self.recipe.model_dump(mode="json"),
+                info=self.info,
+                processes=self.accelerator.num_processes,
+            )
             return None
         self.state, model = found
         if any(isinstance(m, Factored) for m in model.modules()):

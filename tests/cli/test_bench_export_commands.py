@@ -56,6 +56,27 @@ def test_the_table_states_how_it_was_measured(lorank, ended):
     assert "median ms" in shown and "1.00×" in shown and "accuracy" not in shown
 
 
+HALF = """
+from torch import nn
+
+def model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).bfloat16()
+"""
+
+
+def test_weights_in_bfloat16_take_inputs_in_bfloat16(lorank, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "in_half.py").write_text(HALF)
+    model, small = "in_half:model", tmp_path / "small.safetensors"
+    assert lorank("inspect", model, "--input", "1,8,8", "--json").json["total"]["macs"] == 2368
+    digits = ("--data", "digits", "--limit", "50", "--json")
+    cut = lorank("compress", model, "--macs", "0.6", "--recalibrate", "1", "-o", small, *digits)
+    answer = lorank("bench", model, small, *FAST, *digits).json
+    assert answer["dtype"] == "bfloat16"
+    assert answer["models"][1]["macs"] == cut.json["after"]["macs"] <= 0.6 * 2368
+    assert answer["models"][1]["accuracy"] == cut.json["after"]["accuracy"]
+
+
 def test_what_cannot_be_compared(refused, ended, tmp_path, monkeypatch):
     (tmp_path / "nets_to_time.py").write_text("from torch import nn\nnet = lambda: nn.Linear(9, 9)")
     monkeypatch.chdir(tmp_path)

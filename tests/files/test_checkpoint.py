@@ -331,6 +331,12 @@ def test_a_place_that_is_no_file(tmp_path, name, says):
         lorank.save(nn.Linear(2, 2), tmp_path / name)
 
 
+def test_what_is_no_model(tmp_path):
+    with pytest.raises(LorankError, match="found a dict"):
+        lorank.save({}, tmp_path / "a.safetensors")  # type: ignore[arg-type]
+    assert not os.listdir(tmp_path)
+
+
 # What cannot be loaded.
 
 

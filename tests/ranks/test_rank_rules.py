@@ -112,6 +112,12 @@ def test_nothing_measured(choose):
 
 
 @every_rule
+def test_what_is_no_table(choose):
+    with pytest.raises(LorankError, match=r"the table of lorank\.measure, found a Linear"):
+        choose(torch.nn.Linear(2, 2))
+
+
+@every_rule
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_values_that_are_not_finite_name_their_layer(choose, network, bad):
     network["wide"].values[2] = bad

@@ -44,6 +44,18 @@ def by_hand(low):
     return total
 
 
+@pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["orthogonality", "sparsity"])
+def test_a_weight_that_is_no_penalty(name, weight):
+    with pytest.raises(LorankError, match=f"{name} must be finite and not negative, found"):
+        lorank.penalty(lorank.decompose(network()), **{name: weight})
+
+
+def test_what_is_not_a_module():
+    with pytest.raises(LorankError, match=r"a model is a torch\.nn\.Module, found a dict"):
+        lorank.penalty({})
+
+
 @pytest.mark.parametrize("kind", SPARSITY)
 def test_the_sum_by_hand(kind):
     low = moved()

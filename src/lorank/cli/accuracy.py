@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from lorank.cli.network import fitting
 from lorank.compression.trace import describe, evaluating
 from lorank.errors import LorankError
 from lorank.training.batches import gathered, length
@@ -30,7 +31,7 @@ def accuracy(model: nn.Module, data: Data, *, limit: int | None = None) -> float
     right = total = 0
     with evaluating(model), torch.inference_mode():
         for images, labels in loader:
-            scores = _scores(model, images.to(device), data)
+            scores = _scores(model, fitting(images.to(device), model), data)
             right += int((scores.argmax(-1).cpu() == labels).sum())
             total += len(labels)
     return right / total

@@ -14,6 +14,7 @@ from lorank.cli.network import (
     Network,
     Source,
     device,
+    fitting,
     is_file,
     model_file,
     network,
@@ -79,7 +80,8 @@ def bench(
         found = {label: network(text, _for(text, given)) for label, text in names.items()}
         for label, one in found.items():
             warn_if_random(label, one)
-        target, example = device(where), _example(found, given, batch)
+        target, first = device(where), next(iter(found.values()))
+        example = fitting(_example(found, given, batch), first.model)
         plain = {label: _plain(label, one, example[:1]) for label, one in found.items()}
         rows = [_figures(label, found[label], plain[label], example[:1]) for label in plain]
         for model in plain.values():

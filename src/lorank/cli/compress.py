@@ -15,6 +15,7 @@ from lorank.cli.figures import compared, figures, layer_shares, reached
 from lorank.cli.network import (
     Network,
     device,
+    fitting,
     network,
     source,
     warn_if_random,
@@ -106,14 +107,14 @@ def compress(
         warn_if_random(model, found)
         dense, target = found.model.to(device(where)), device(where)
         before = None if given.data is None else accuracy(dense, given.data, limit=limit)
-        example = found.shape.example() if found.shape else None
+        example = found.example()
         spectra = lorank.measure(dense.cpu(), example, layout=layout, skip=skip)
         rows = cut_rows(spectra, _ranks(spectra, asked, multiple))
         small = _cut(found, spectra, rows, example)
         after = None
         if given.data is not None:
             if recalibrate:
-                lorank.recalibrate(small.to(target), _batches(given.data, recalibrate))
+                lorank.recalibrate(small.to(target), _batches(given.data, recalibrate, small))
             after = accuracy(small.to(target), given.data, limit=limit)
         lorank.save(small.cpu(), output, info=found.info)
         if all(row["stays_dense"] for row in rows):
@@ -175,8 +176,9 @@ def _cut(
     return lorank.fold(lorank.decompose(found.model, ranks, layout=layouts), example=example)
 
 
-def _batches(data: Data, count: int) -> Iterator[Any]:
-    return itertools.islice(training_batches(data, BATCH, seed=0, workers=0), count)
+def _batches(data: Data, count: int, model: nn.Module) -> Iterator[Any]:
+    batches = itertools.islice(training_batches(data, BATCH, seed=0, workers=0), count)
+    return ((fitting(images, model), labels) for images, labels in batches)
 
 
 COLUMNS = [

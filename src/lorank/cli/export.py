@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lorank
 from lorank.cli import options as opt
-from lorank.cli.network import Network, Source, network, source, warn_if_random, writable
+from lorank.cli.network import Network, Source, fitting, network, source, warn_if_random, writable
 from lorank.cli.show import asides, note, show, show_json, size
 from lorank.errors import LorankError
 from lorank.files import Parity
@@ -70,9 +70,10 @@ def export(
 def _example(found: Network, given: Source) -> Tensor:
     """Take a real input where there is data: that is what the check should be about."""
     if given.data is not None:
-        return given.data.test[0][0].unsqueeze(0)
-    assert found.shape is not None
-    return found.shape.example()
+        return fitting(given.data.test[0][0].unsqueeze(0), found.model)
+    example = found.example()
+    assert example is not None
+    return example
 
 
 def _written(model: nn.Module, example: Tensor, output: Path, static: bool) -> Parity:

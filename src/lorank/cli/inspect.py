@@ -52,8 +52,7 @@ def inspect(
 def _measured(
     name: str, found: Network, energy: float, layout: str, skip: list[str] | None
 ) -> dict[str, Any]:
-    example = found.shape.example() if found.shape else None
-    spectra = lorank.measure(found.model, example, layout=layout, skip=skip)
+    spectra = lorank.measure(found.model, found.example(), layout=layout, skip=skip)
     rows = layer_rows(found.model, spectra, energy)
     return {
         "model": name,

@@ -124,6 +124,21 @@ class Network(NamedTuple):
     layers: dict[str, Any] = {}  # noqa: RUF012 - read only
     trained: bool | None = True
 
+    def example(self) -> Tensor | None:
+        """Draw one input in the model's dtype; ``None`` where its size is not known."""
+        return None if self.shape is None else fitting(self.shape.example(), self.model)
+
+
+def fitting(inputs: Tensor, model: nn.Module) -> Tensor:
+    """Give an input the dtype of a model's weights: one in bfloat16 takes no float32.
+
+    Example:
+        >>> fitting(torch.ones(1, 2), nn.Linear(2, 2).bfloat16()).dtype
+        torch.bfloat16
+    """
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), inputs.dtype)
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
 
 def network(text: str, given: Source) -> Network:
     """Find the network that a person named.

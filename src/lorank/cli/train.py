@@ -217,7 +217,8 @@ def _check_cuts(plan: Recipe, found: Network) -> None:
     """
     assert found.shape is not None
     skip = [name for name in plan.skip if name != LAST]
-    spectra = lorank.measure(found.model, found.shape.example(), layout=plan.layout, skip=skip)
+    example = found.shape.example()  # in float32, as the loop will feed it
+    spectra = lorank.measure(found.model, example, layout=plan.layout, skip=skip)
     for stage in plan.stages:
         if stage.cut is not None:
             cut_ranks(stage.cut, spectra)
@@ -262,7 +263,7 @@ def _leads() -> bool:
 
 def _answer(found: Network, result: Result, out: Path, info: dict[str, Any]) -> dict[str, Any]:
     low = lorank.load(out / FACTORED, found.model)
-    example = found.shape.example() if found.shape else None
+    example = found.example()
     after = lorank.measure(low, example, layers=list(result.ranks))
     rows = cut_rows(after, result.ranks)
     files = {name: str(out / name) for name in (FOLDED, FACTORED, DENSE, LOG)}

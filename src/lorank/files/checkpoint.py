@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lorank.errors import LorankError
 from lorank.files.atomic import replacing
 from lorank.files.structure import describe, rebuild
-from lorank.nn.surgery import exchange
+from lorank.nn.surgery import check_module, exchange
 
 FORMAT = "lorank"
 VERSION = 1
@@ -32,8 +32,9 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
         info: anything else to keep in the manifest that JSON can hold.
 
     Raises:
-        LorankError: if the folder does not exist, a weight is on the meta device or is not a
-            tensor that safetensors holds, or ``info`` is more than JSON holds.
+        LorankError: if the model is not a module, the folder does not exist, a weight is on the
+            meta device or is not a tensor that safetensors holds, or ``info`` is more than JSON
+            holds.
 
     Example:
         >>> import tempfile, lorank
@@ -43,6 +44,7 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
         >>> load(target, dense).rank
         2
     """
+    check_module(model)
     tensors, tied = _unique(model)
     manifest = {
         "format": FORMAT,

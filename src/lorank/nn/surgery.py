@@ -233,12 +233,21 @@ def opened(model: nn.Module) -> nn.Module:
     Raises:
         LorankError: if it is not a module.
     """
-    if not isinstance(model, nn.Module):
-        raise LorankError(f"a model is a torch.nn.Module, found a {type(model).__name__}")
+    check_module(model)
     ties: Ties = {}
     packed = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     free = {id(m): unpack(m, ties) for m in packed if attention.obstacle(m) is None}
     return _unfused(exchange(model, free, share=True))
+
+
+def check_module(model: object) -> None:
+    """Refuse what is not a module.
+
+    Raises:
+        LorankError: if it is not one.
+    """
+    if not isinstance(model, nn.Module):
+        raise LorankError(f"a model is a torch.nn.Module, found a {type(model).__name__}")
 
 
 def closed(model: nn.Module) -> nn.Module:

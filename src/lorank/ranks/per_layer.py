@@ -90,13 +90,17 @@ def check(spectra: Mapping[str, Spectrum]) -> None:
     """Insist on spectra that a rank can be read from.
 
     Raises:
-        LorankError: if there is no layer, or a layer has no singular values, too many for its
-            shape, NaN, Inf or negative ones, or ones that are not in descending order.
+        LorankError: if it is no table, there is no layer, or a layer has no singular values, too
+            many for its shape, NaN, Inf or negative ones, or ones that are not in descending order.
 
     Example:
         >>> from lorank.ranks import Price, Spectrum
         >>> check({"fc": Spectrum(torch.tensor([3.0, 1.0]), (2, 4), "channel", Price(8, 6))})
     """
+    if not isinstance(spectra, Mapping):
+        raise LorankError(
+            f"ranks are chosen from the table of lorank.measure, found a {type(spectra).__name__}"
+        )
     if not spectra:
         raise LorankError("there is nothing to choose ranks for: no layer was measured")
     for name, layer in spectra.items():

@@ -105,7 +105,7 @@ def _costs(found: Spectrum, rank: int) -> Row:
 
 
 def skipped_rows(model: nn.Module, spectra: Mapping[str, Spectrum]) -> list[Row]:
-    """List the weights that were not measured, each with the reason.
+    """List the layers whose weights were not measured, each with the reason.
 
     Args:
         model: the network that was measured.
@@ -117,7 +117,7 @@ def skipped_rows(model: nn.Module, spectra: Mapping[str, Spectrum]) -> list[Row]
         >>> skipped_rows(model, lorank.measure(model))[0]["reason"]
         'only looked up, at no MACs'
     """
-    return [
+    rows = (
         {
             "layer": site.name,
             "kind": type(site.module).__name__,
@@ -126,7 +126,9 @@ def skipped_rows(model: nn.Module, spectra: Mapping[str, Spectrum]) -> list[Row]
         }
         for site in sites(opened(model))
         if site.name not in spectra
-    ]
+    )
+    # A recurrent layer holds several weights, and is one row.
+    return list({(row["layer"], row["reason"]): row for row in rows}.values())
 
 
 def _size(module: nn.Module) -> int:

@@ -1,9 +1,12 @@
 """The one place where a model meets the penalties."""
 
+import math
+
 from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
 from lorank.nn import Factored
+from lorank.nn.surgery import check_module
 from lorank.penalties import SPARSITY
 from lorank.penalties import orthogonality as orthogonality_of
 from lorank.penalties import sparsity as sparsity_of
@@ -27,7 +30,8 @@ def penalty(
         A scalar.
 
     Raises:
-        LorankError: if no layer is in SVD form, every factor is frozen, or the kind is unknown.
+        LorankError: if no layer is in SVD form, every factor is frozen, the kind is unknown, or a
+            weight is negative, NaN or Inf: such a term would be grown, and not a penalty.
 
     Cost: ``Σ r²·(m + n)`` MACs, whatever the batch. Source: Yang et al., 2020, sections 3.1, 3.2.
 
@@ -37,6 +41,9 @@ def penalty(
         >>> bool(penalty(model) < 1e-6)
         True
     """
+    for name, weight in (("orthogonality", orthogonality), ("sparsity", sparsity)):
+        if not 0 <= weight < math.inf:
+            raise LorankError(f"{name} must be finite and not negative, found {weight!r}")
     terms = penalty_terms(model, kind=kind, want=(orthogonality != 0, sparsity != 0))
     return orthogonality * terms["orthogonality"] + sparsity * terms["sparsity"]
 
@@ -74,8 +81,9 @@ def factored_layers(model: nn.Module) -> list[Factored]:
     """Layers in SVD form that can be trained, tied ones once.
 
     Raises:
-        LorankError: if there is none, or every one is frozen.
+        LorankError: if there is none, every one is frozen, or the model is not a module.
     """
+    check_module(model)
     layers = {id(m.U): m for m in model.modules() if isinstance(m, Factored)}
     if not layers:
         raise LorankError(

@@ -198,5 +198,5 @@ def test_the_recipes_have_options_for_what_they_take():
     taken = set().union(*(inspect.signature(p).parameters for p in PRESETS.values()))
     left = taken - flags
     # What has no option of its own is reached by --set, where it is a field of the recipe.
-    assert left <= {"orthogonality", "kind", "lr", "distill", "layout"}
+    assert left <= {"orthogonality", "kind", "lr", "dense_lr", "distill", "layout"}
     assert "layout" in Recipe.model_fields

@@ -180,6 +180,23 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_good_state
     assert all(torch.isfinite(v).all() for v in kept["model"].values() if v.is_floating_point())
 
 
+def test_a_nan_in_the_first_epoch_leaves_a_state_to_start_from(net, problem, recipe, tmp_path):
+    wild = change(recipe, ["stages.0.optimizer.lr=1e20"])
+    with pytest.raises(LorankError, match="the last good state is kept"):
+        train(net, problem, wild, tmp_path, quiet=True)
+    kept = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (kept["stage"], kept["epoch"]) == (0, 0)
+
+
+def test_weights_in_another_precision_than_the_data_are_one_sentence(
+    net, problem, recipe, tmp_path
+):
+    with pytest.raises(
+        LorankError, match=r"'0.weight' in torch.bfloat16 and data in torch.float32"
+    ):
+        train(net.bfloat16(), problem, recipe, tmp_path, quiet=True)
+
+
 def test_a_damaged_state_is_one_sentence(net, problem, recipe, tmp_path):
     train(net, problem, recipe, tmp_path, quiet=True)
     state = tmp_path / "state.pt"

@@ -24,6 +24,10 @@ def no_module():
     return 3
 
 
+def needs(depth, classes=10):
+    return nn.Linear(depth, classes)
+
+
 def a_library(monkeypatch, name, **names):
     module = ModuleType(name)
     vars(module).update(names)
@@ -164,3 +168,9 @@ def test_a_class_that_its_library_cannot_import(monkeypatch, told):
     monkeypatch.setitem(sys.modules, "transformers", Lazy("transformers"))
     said = told(load_model, "hf:some/folder")
     assert said == "'hf:some/folder' cannot be made: Failed to import transformers.models.auto"
+
+
+def test_a_function_that_needs_more_says_what(told):
+    said = told(load_model, f"{__name__}:needs", classes=3)
+    assert "needs depth: give them by name" in said
+    assert load_model(f"{__name__}:needs", depth=2, classes=3).weight.shape == (3, 2)

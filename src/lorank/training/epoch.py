@@ -124,7 +124,7 @@ def check_finite(
     raise LorankError(
         f"the loss must be finite, and in stage {stage.name!r}, epoch {epoch + 1}, step {step + 1} "
         f"it was not ({found}): lower the learning rate or the sparsity; "
-        "the state of the last whole epoch is kept"
+        "the last good state is kept"
     )
 
 
@@ -139,7 +139,7 @@ def check_weights(model: nn.Module, stage: Stage, epoch: int) -> None:
             raise LorankError(
                 f"weights must stay finite, and after stage {stage.name!r}, epoch {epoch + 1} "
                 f"{name!r} holds NaN or Inf: lower the learning rate; "
-                "the state of the last whole epoch is kept"
+                "the last good state is kept"
             )
 
 

@@ -91,12 +91,13 @@ def train(
             reached, or the folder holds another run.
         MissingExtraError: if Accelerate is not installed.
     """
+    example = one_sample(data) if example is None else example
+    check_precision(model, example)
     accelerator = _accelerator(recipe)
     folder = _folder(folder)
     if fresh and accelerator.is_main_process:
         (folder / NAME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    example = one_sample(data) if example is None else example
     with Log(folder, main=accelerator.is_main_process, quiet=quiet) as log:
         run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model)
         return run.carry_out()
@@ -121,6 +122,23 @@ def _accelerator(recipe: Recipe) -> Any:
             "start them with torchrun or accelerate launch"
         )
     return accelerator
+
+
+def check_precision(model: nn.Module, example: Example) -> None:
+    """Refuse a model in another precision than its data.
+
+    Raises:
+        LorankError: if the two differ.
+    """
+    if not isinstance(example, torch.Tensor) or not example.is_floating_point():
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != example.dtype:
+            raise LorankError(
+                f"training needs weights in the precision of the data, found {name!r} in "
+                f"{parameter.dtype} and data in {example.dtype}: call model.to({example.dtype}), "
+                'and train in mixed precision by the recipe\'s precision="bf16"'
+            )
 
 
 def _folder(path: str | Path) -> Path:
@@ -195,6 +213,8 @@ class _Run:
 
     def carry_out(self) -> Result:
         """Run the stages that are left, and give the network back."""
+        if not (self.folder / NAME).exists():
+            self._keep(0, 0, None)  # so that there is a good state to keep from the first step on
         for index in range(self.state.stage, len(self.recipe.stages)):
             self._stage(index, self.recipe.stages[index])
         return self._finish()

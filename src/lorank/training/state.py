@@ -69,7 +69,7 @@ def load_state(
     content = _read(path)
     if content["recipe"] != recipe.model_dump_json():
         raise LorankError(
-            f"{folder} holds a run of another recipe: take another folder, or start afresh"
+            f"{folder} holds a run of another recipe: take another folder, or start afresh (--fresh)"
         )
     model = _model(path, dense_model, json.loads(content["layers"]), content["model"])
     state = State(
@@ -90,8 +90,10 @@ def _read(path: Path) -> dict[str, Any]:
     except LorankError:
         raise
     except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LorankError(f"{path} is not a whole state of a run: {first[:200]}") from None
+        raise LorankError(
+            f"{path} is not a whole state of a run ({type(error).__name__}): "
+            "start afresh (--fresh), or put back a copy"
+        ) from None
     return content
 
 

@@ -79,7 +79,7 @@ def _build(spec: str, options: dict[str, Any]) -> nn.Module:
 
 def _fitting(build: Callable[..., Any], options: dict[str, Any], spec: str) -> dict[str, Any]:
     try:
-        parameters = inspect.signature(build).parameters.values()
+        parameters = list(inspect.signature(build).parameters.values())
     except ValueError:  # some built-in callables do not tell what they take
         return {}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -89,7 +89,15 @@ def _fitting(build: Callable[..., Any], options: dict[str, Any], spec: str) -> d
     for name in options:
         if name not in known and name not in FROM_DATA:
             raise unknown(f"option of the model {spec!r}", name, known)
-    return {name: value for name, value in options.items() if name in known}
+    taken = {name: value for name, value in options.items() if name in known}
+    needed = [p.name for p in parameters if p.kind in by_name and p.default is p.empty]
+    missing = [name for name in needed if name not in taken]
+    if missing:
+        raise LorankError(
+            f"{spec!r} must be callable without further arguments, and needs {', '.join(missing)}: "
+            "give them by name"
+        )
+    return taken
 
 
 def _module(model: Any, spec: str) -> nn.Module:

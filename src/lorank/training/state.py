@@ -69,7 +69,8 @@ def load_state(
     content = _read(path)
     if content["recipe"] != recipe.model_dump_json():
         raise LorankError(
-            f"{folder} holds a run of another recipe: take another folder, or start afresh (--fresh)"
+            f"{folder} holds a run of another recipe: take another folder, "
+            "or start afresh (--fresh)"
         )
     model = _model(path, dense_model, json.loads(content["layers"]), content["model"])
     state = State(

@@ -56,6 +56,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(one(args.one[0], args.one[1], int(args.one[2]))))
         return
+    torch.set_num_threads(args.threads)
     figures = []
     for task in ("decompose", "measure"):
         for layout in ("channel", "spatial", "auto"):

@@ -19,7 +19,7 @@ def record(name: str, figures: Any, **settings: Any) -> Path:
     """Write ``docs/results/NAME.json``; the folder's tables are made from these files."""
     content = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments()]),
         "date": time.strftime("%Y-%m-%d"),
         "lorank": lorank.__version__,
         "torch": torch.__version__,
@@ -34,6 +34,15 @@ def record(name: str, figures: Any, **settings: Any) -> Path:
         draft.write_text(json.dumps(content, indent=2) + "\n")
     print(f"wrote {path.name}")
     return path
+
+
+def _arguments() -> list[str]:
+    """The command's arguments, without the folder where runs are kept on this machine."""
+    words = sys.argv[1:]
+    if "--runs" in words:
+        place = words.index("--runs")
+        del words[place : place + 2]
+    return words
 
 
 def data_folder() -> Path:

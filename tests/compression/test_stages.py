@@ -10,6 +10,7 @@ from torch import nn
 import lorank
 import tolerance
 from compression.networks import draw, mixed, small
+from lorank.errors import LorankError
 from lorank.nn import Attention, Factored, SVDConv, SVDLinear
 from matrices import falling, skewed, with_spectrum
 
@@ -290,3 +291,15 @@ def test_output_maps_keep_their_memory_order():
             assert model(x).is_contiguous()
             last = model(x.to(memory_format=torch.channels_last))
             assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_budget_for_a_network_that_was_cut_can_be_applied_as_it_is():
+    """A rule names the full rank where a layer is to stay; factors that have less keep it."""
+    dense = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    low = lorank.prune(lorank.decompose(dense), {"0": 12, "2": 12})
+    x = torch.randn(4, 16)
+    same = lorank.prune(low, lorank.ranks.budget(lorank.measure(low), params=1.0))
+    assert [layer.rank for layer in (same[0], same[2])] == [12, 12]
+    torch.testing.assert_close(same(x), low(x))
+    with pytest.raises(LorankError, match="between 1 and 16, found 17"):
+        lorank.prune(low, {"0": 17})

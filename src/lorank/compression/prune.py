@@ -20,7 +20,8 @@ def prune(model: nn.Module, ranks: Mapping[str, int], *, by: str = "product") ->
     Args:
         model: a network in SVD form; it is not changed.
         ranks: layer name → rank, as the rules of :mod:`lorank.ranks` give it. Other layers are
-            left as they are.
+            left as they are. A rank above what the factors have (a rule's full rank, for a layer
+            that was cut before) changes nothing: what was cut does not come back.
         by: what is cut. ``"product"``: the singular values of ``U·diag(|S|)·Vh``, the best cut,
             and the one that :func:`lorank.measure` shows. ``"raw"``: the entries of ``|S|``, as
             in the paper; U and Vh are then only sliced.
@@ -64,8 +65,8 @@ def _cut_site(site: Site, rank: int, by: str) -> tuple[Factored, SVD]:
             f"prune takes layers in SVD form, and {site.name!r} is dense: call lorank.decompose"
         )
     try:
-        check_rank(rank, layer.rank)
-        cut = CUTS[by](layer, int(rank))
+        most = check_rank(rank, min(layer.view.shape))
+        cut = CUTS[by](layer, min(most, layer.rank))
     except LorankError as error:
         raise layer_error(site, error) from None
     old = layer.U, layer.S, layer.Vh

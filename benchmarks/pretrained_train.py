@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from lorank.training.log import read_log
-from lorank.training.recipe import change, practical
+from lorank.training.presets import practical
+from lorank.training.recipe_text import change
 from lorank.training.run import train
 from lorank.zoo import load_data, load_model
 from record import RESULTS, data_folder, record

@@ -13,7 +13,8 @@ import lorank as library
 from lorank.cli.app import COMMANDS, app, main
 from lorank.cli.faults import exit_code
 from lorank.errors import LorankError
-from lorank.training.recipe import PRESETS, Recipe
+from lorank.training.presets import PRESETS
+from lorank.training.recipe import Recipe
 
 GROUP = typer.main.get_command(app)
 NAMES = [command.__name__ for command in COMMANDS]

@@ -13,7 +13,8 @@ from lorank.cli.train import DENSE_EPOCHS
 from lorank.files import read_manifest
 from lorank.files.checkpoint import read
 from lorank.training.log import read_log
-from lorank.training.recipe import make_recipe, paper, practical
+from lorank.training.presets import paper, practical
+from lorank.training.recipe_text import make_recipe
 
 pytest.importorskip("accelerate")
 

@@ -3,16 +3,9 @@ import json
 import pytest
 
 from lorank.errors import LorankError
-from lorank.training.recipe import (
-    Recipe,
-    Stage,
-    change,
-    make_recipe,
-    paper,
-    practical,
-    preset,
-    read_recipe,
-)
+from lorank.training.presets import paper, practical, preset
+from lorank.training.recipe import Recipe, Stage
+from lorank.training.recipe_text import change, make_recipe, read_recipe
 
 
 def test_the_paper_has_three_stages_with_orthogonality_on_and_sparsity_in_the_second_alone():

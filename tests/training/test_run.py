@@ -17,7 +17,8 @@ from torch.utils.data import TensorDataset
 import lorank
 from lorank.errors import LorankError
 from lorank.training.log import read_log
-from lorank.training.recipe import change, practical
+from lorank.training.presets import practical
+from lorank.training.recipe_text import change
 from lorank.training.run import train
 from training.conftest import Problem, images
 
@@ -115,7 +116,7 @@ def test_a_killed_process_resumes(tmp_path):
         sys.path[:0] = [{str(SOURCE / "tests")!r}, {str(SOURCE / "src")!r}]
         torch.set_num_threads(1)
         from training.conftest import Problem, images, flip
-        from lorank.training.recipe import practical
+        from lorank.training.presets import practical
         from lorank.training import run
         from lorank.zoo import load_model
         torch.manual_seed(0)
@@ -233,7 +234,7 @@ def test_a_budget_out_of_reach_says_what_is_in_reach(net, problem, recipe, tmp_p
 
 
 def test_the_papers_raw_cut_and_energy_rule_run(net, problem, tmp_path):
-    from lorank.training.recipe import paper
+    from lorank.training.presets import paper
 
     recipe = change(
         paper(epochs=2, energy=0.9), ['stages.1.cut.by="raw"', "skip=[]", "batch_size=64"]
@@ -270,7 +271,8 @@ def test_two_processes_train_together(tmp_path):
             sys.path[:0] = [{str(SOURCE / "tests")!r}, {str(SOURCE / "src")!r}]
             torch.set_num_threads(1)
             from training.conftest import Problem, images, flip
-            from lorank.training.recipe import change, practical
+            from lorank.training.presets import practical
+            from lorank.training.recipe_text import change
             from lorank.training.run import train
             from lorank.zoo import load_model
             torch.manual_seed(0)

@@ -20,7 +20,9 @@ from lorank.report import cut_rows, relative, skipped_rows
 from lorank.report.pictures import Epoch, Spread, available, draw_run, require
 from lorank.training.log import NAME as LOG
 from lorank.training.log import read_log
-from lorank.training.recipe import LAST, PRESETS, Recipe, change, preset, read_recipe
+from lorank.training.presets import PRESETS, preset
+from lorank.training.recipe import LAST, Recipe
+from lorank.training.recipe_text import change, read_recipe
 from lorank.training.run import DENSE, FACTORED, FOLDED, Result
 from lorank.training.run import train as carry_out
 from lorank.training.state import NAME as STATE

@@ -46,4 +46,6 @@ def test_penalties_come_with_their_weights_and_only_where_they_belong(net):
     total = sum(layer.S.abs().sum() for layer in model if hasattr(layer, "S"))
     assert terms["sparsity"][1].item() == pytest.approx(total.item(), rel=1e-5)
     assert penalty_of(stage, net, 1.0) == {}
+    frozen = lorank.decompose(net).requires_grad_(False)
+    assert penalty_of(Stage(name="b", epochs=1, orthogonality=0), frozen, 1.0) == {}
     assert penalty_of(Stage(name="d", epochs=1, form="dense"), model, 1.0) == {}

@@ -94,7 +94,8 @@ def _step(
     with actors.accelerator.autocast():
         outputs = actors.prepared(images)
         taught = teach(actors.teacher, images, stage.distillation)
-    terms = task_terms(stage, outputs.float(), labels, taught)
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    terms = task_terms(stage, outputs, labels, taught)
     terms |= penalty_of(stage, actors.model, progress)
     loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
     if not loss.requires_grad:

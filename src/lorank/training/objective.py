@@ -51,6 +51,8 @@ def penalty_of(stage: Stage, model: nn.Module, progress: float) -> dict[str, tup
     if stage.form == "dense" or not any(isinstance(m, Factored) for m in model.modules()):
         return {}
     wanted = stage.orthogonality > 0, stage.sparsity > 0
+    if not any(wanted):
+        return {}
     values = penalty_terms(model, kind=stage.kind, want=wanted)
     weights = {"orthogonality": stage.orthogonality, "sparsity": ramped(stage, progress)}
     return {

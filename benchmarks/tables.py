@@ -77,7 +77,7 @@ def trained(figures: Rows) -> str:
     rows = [
         [
             f["model"],
-            str(f["epochs"]),
+            f"{f['sparsify']} + {f['finetune']}",
             percent(f["dense_accuracy"]),
             percent(f["accuracy"]),
             percent(f["macs"], 1),
@@ -86,7 +86,15 @@ def trained(figures: Rows) -> str:
         ]
         for f in figures
     ]
-    header = ["network", "epochs", "dense", "low-rank", "MACs", "parameters", "minutes"]
+    header = [
+        "network",
+        "epochs before + after the cut",
+        "dense",
+        "low-rank",
+        "MACs",
+        "parameters",
+        "minutes",
+    ]
     return table(header, rows)
 
 

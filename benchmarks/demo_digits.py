@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from record import record
 
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # as in the runs, for the record
     with tempfile.TemporaryDirectory() as folder:
         figures = []
         for seed in range(args.seeds):

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lorank.cli.network import fitting
 from lorank.compression.trace import describe, evaluating
 from lorank.errors import LorankError
-from lorank.training.batches import gathered, length
-from lorank.zoo import Data
+from lorank.training.batches import length
+from lorank.zoo import Data, as_is
 
 BATCH = 256
 SEED = 0
@@ -26,7 +26,7 @@ def accuracy(model: nn.Module, data: Data, *, limit: int | None = None) -> float
         LorankError: if there are no samples, the model does not run on them, or gives fewer
             scores than there are classes.
     """
-    loader = DataLoader(_part(data.test, limit), batch_size=BATCH, collate_fn=gathered)
+    loader = DataLoader(_part(data.test, limit), batch_size=BATCH, collate_fn=as_is)
     device = next(model.parameters()).device
     right = total = 0
     with evaluating(model), torch.inference_mode():

@@ -1,13 +1,14 @@
 """Batches in an order that depends on the seed and the epoch alone, so that a run can resume."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lorank.errors import LorankError
+from lorank.zoo.images import as_is
 
 
 class TrainingData(Protocol):
@@ -64,11 +65,6 @@ def mixed(*numbers: int) -> int:
     return seed
 
 
-def gathered(batch: Any) -> Any:
-    """Collate samples, or pass on a batch that the data set gathered itself in one step."""
-    return default_collate(batch) if isinstance(batch, list) else batch
-
-
 def training_batches(data: TrainingData, batch_size: int, seed: int, workers: int) -> DataLoader:
     """Make the loader of training batches; a last small batch is left out.
 
@@ -82,7 +78,7 @@ def training_batches(data: TrainingData, batch_size: int, seed: int, workers: in
         data.train,
         batch_size=min(batch_size, size),
         sampler=EpochOrder(size, seed),
-        collate_fn=gathered,
+        collate_fn=as_is,
         drop_last=True,
         num_workers=workers,
     )
@@ -96,9 +92,7 @@ def test_batches(data: TrainingData, batch_size: int, workers: int) -> DataLoade
     """
     if length(data.test) == 0:
         raise LorankError("testing needs at least 1 sample, found 0")
-    return DataLoader(
-        data.test, batch_size=2 * batch_size, collate_fn=gathered, num_workers=workers
-    )
+    return DataLoader(data.test, batch_size=2 * batch_size, collate_fn=as_is, num_workers=workers)
 
 
 def length(dataset: Dataset) -> int:

@@ -181,7 +181,6 @@ class _Run:
         self.info = info
         self.state = State()
         self.teacher: nn.Module | None = None
-        self.dense = dense
         self.model = (self._resume(dense) or copy.deepcopy(dense)).to(device)
         workers = recipe.workers
         self.batches = training_batches(data, recipe.batch_size, recipe.seed, workers)

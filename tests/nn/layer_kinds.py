@@ -9,6 +9,24 @@ from torch import Tensor, nn
 from lorank.linalg import Unfolding
 
 
+class Conv1D(nn.Module):
+    """The layer of transformers: its formula, under its full name, where it is not installed."""
+
+    def __init__(self, nf: int, nx: int):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.randn(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.reshape(-1, self.nx), self.weight).view(
+            *x.shape[:-1], self.nf
+        )
+
+
+Conv1D.__module__ = "transformers.pytorch_utils"
+
+
 def unchanged(x: Tensor) -> Tensor:
     return x
 
@@ -34,6 +52,8 @@ class Kind:
         layer = self.make()
         if isinstance(layer, nn.Linear):
             return Unfolding(layer.out_features, layer.in_features, layout=layout)
+        if isinstance(layer, Conv1D):
+            return Unfolding(layer.nf, layer.nx, transposed=True, layout=layout)
         if isinstance(layer, nn.Embedding):
             return Unfolding(layer.num_embeddings, layer.embedding_dim, layout=layout)
         return Unfolding(
@@ -94,6 +114,8 @@ KINDS: dict[str, Kind] = {
     "linear one output": Kind(lambda: nn.Linear(7, 1), (2, 7)),
     "linear strided input": Kind(lambda: nn.Linear(7, 5), (2, 7, 3), lambda x: x.mT),
     "linear strided weight": Kind(skewed_weight(lambda: nn.Linear(7, 5)), (2, 7)),
+    "transformers Conv1D": Kind(lambda: Conv1D(5, 7), (2, 7)),
+    "transformers Conv1D 3-D": Kind(lambda: Conv1D(9, 4), (2, 3, 4)),
     "conv1d": Kind(lambda: nn.Conv1d(4, 6, 3, padding=1), (2, 4, 9)),
     "conv1d strided": Kind(lambda: nn.Conv1d(4, 6, 5, stride=2, dilation=2), (2, 4, 15)),
     "conv1d groups": Kind(lambda: nn.Conv1d(4, 6, 3, groups=2, bias=False), (2, 4, 9)),

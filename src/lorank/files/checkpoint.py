@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from lorank.errors import LorankError
 from lorank.files.atomic import replacing
+from lorank.files.huggingface import has_config, save_folder
+from lorank.files.huggingface_model import load_folder
+from lorank.files.manifest import FORMAT, VERSION, manifest_text, tied_names
 from lorank.files.structure import describe, rebuild
 from lorank.nn.surgery import check_module, exchange
-
-FORMAT = "lorank"
-VERSION = 1
 
 
 def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = None) -> None:
@@ -28,7 +28,8 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
 
     Args:
         model: the network.
-        path: the file to write, by custom ``*.safetensors``.
+        path: the file to write, by custom ``*.safetensors``. For a transformers model any other
+            name is a folder: see :func:`lorank.files.save_folder`.
         info: anything else to keep in the manifest that JSON can hold.
 
     Raises:
@@ -45,6 +46,9 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
         2
     """
     check_module(model)
+    if Path(path).suffix != ".safetensors" and has_config(model):
+        save_folder(model, path, info=info)
+        return
     tensors, tied = _unique(model)
     manifest = {
         "format": FORMAT,
@@ -54,19 +58,12 @@ def save(model: nn.Module, path: str | Path, *, info: dict[str, Any] | None = No
         "tied": tied,
         "info": info or {},
     }
-    text = _text(manifest)
+    text = manifest_text(manifest)
     path = Path(path)
     beside = path.parent / f"{path.name.removesuffix('.safetensors')}.json"
     with replacing(path) as draft, replacing(beside) as note:
         _write(tensors, draft, text)
         note.write_text(text + "\n")
-
-
-def _text(manifest: dict[str, Any]) -> str:
-    try:
-        return json.dumps(manifest, indent=2)
-    except (TypeError, ValueError) as error:
-        raise LorankError(f"info must be what JSON can hold: {error}") from error
 
 
 def _write(tensors: dict[str, Tensor], draft: Path, text: str) -> None:
@@ -77,34 +74,20 @@ def _write(tensors: dict[str, Tensor], draft: Path, text: str) -> None:
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, each once, and the other names of those that are shared."""
-    tensors: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    seen: dict[int, str] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if not isinstance(value, Tensor):
-            raise LorankError(
-                f"a model is saved as tensors, and {name!r} is a {type(value).__name__}"
-            )
-        if value.device.type == "meta":
-            raise LorankError(f"a model is saved with its weights, and {name!r} is on meta")
-        if value.layout is not torch.strided:
-            raise LorankError(f"a model is saved as dense tensors, and {name!r} is sparse")
-        if id(value) in seen:
-            tied[name] = seen[id(value)]
-        else:
-            seen[id(value)] = name
-            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return tensors, tied
+    """Copies of the tensors by name, each once, and the other names of those that are shared."""
+    tensors, tied = tied_names(model)
+    whole = torch.contiguous_format
+    return {name: t.cpu().clone(memory_format=whole) for name, t in tensors.items()}, tied
 
 
-def load(path: str | Path, dense_model: nn.Module) -> nn.Module:
+def load(path: str | Path, dense_model: nn.Module | None = None) -> nn.Module:
     """Load a saved network: the dense model gives the architecture, the file everything else.
 
     Args:
-        path: a file written by :func:`save`.
+        path: a file written by :func:`save`; or a compressed Hugging Face folder, whose own
+            configuration gives the architecture.
         dense_model: the dense network that the saved one came from (its weights do not matter);
-            it is not changed.
+            it is not changed. A file needs it, a folder does not.
 
     Returns:
         A new model with the dense model's dtypes, device and modes.
@@ -115,6 +98,13 @@ def load(path: str | Path, dense_model: nn.Module) -> nn.Module:
 
     Example: see :func:`save`.
     """
+    if dense_model is None and Path(path).is_dir():
+        return load_folder(path)
+    if dense_model is None:
+        raise LorankError(
+            f"a file does not hold the architecture: give the dense model too, load({str(path)!r}, "
+            "dense_model)"
+        )
     manifest, tensors = read(path)
     try:
         model = _off_meta(rebuild(dense_model, manifest["layers"]))

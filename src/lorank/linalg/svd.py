@@ -68,7 +68,7 @@ def svd(matrix: Tensor) -> SVD:
         >>> S.tolist()
         [3.0, 1.0]
     """
-    _check(matrix)
+    check_matrix(matrix)
     A = matrix.detach().to(working_dtype(matrix.dtype))
     m, n = A.shape[-2:]
     if m >= n:
@@ -90,7 +90,7 @@ def singular_values(matrix: Tensor) -> Tensor:
         >>> singular_values(torch.diag(torch.tensor([1.0, 3.0]))).tolist()
         [3.0, 1.0]
     """
-    _check(matrix)
+    check_matrix(matrix)
     A = matrix.detach().to(working_dtype(matrix.dtype))
     A = A if A.shape[-2] >= A.shape[-1] else A.mT
     try:
@@ -108,7 +108,12 @@ def _decompose(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return U, S, Vh
 
 
-def _check(matrix: Tensor) -> None:
+def check_matrix(matrix: Tensor) -> None:
+    """Insist on a matrix of finite floats.
+
+    Raises:
+        LorankError: otherwise.
+    """
     if not matrix.is_floating_point():
         raise LorankError(f"a decomposition needs a float tensor, found {matrix.dtype}")
     if matrix.ndim < 2 or matrix.numel() == 0:
@@ -195,7 +200,7 @@ QR = tuple[Tensor, Tensor]
 def _triangles(U: Tensor, s: Tensor, Vh: Tensor, mode: str) -> tuple[QR, Tensor, QR]:
     """QR of both factors, and ``|s|`` as a row between them."""
     for factor in (U, s.unsqueeze(-1), Vh):
-        _check(factor)
+        check_matrix(factor)
     dtype = working_dtype(U.dtype)
     left = torch.linalg.qr(U.detach().to(dtype), mode)
     right = torch.linalg.qr(Vh.detach().to(dtype).mT, mode)

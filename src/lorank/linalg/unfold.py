@@ -120,8 +120,7 @@ class Unfolding:
         blocks = kernel.unflatten(0, (self.groups, -1))
         if self.transposed:
             blocks = blocks.transpose(1, 2)
-        stack = blocks.permute(self._order).reshape(self.groups, *self.shape)
-        return stack if self.groups > 1 else stack[0]
+        return self._batched(blocks.permute(self._order).reshape(self.groups, *self.shape))
 
     def kernel(self, matrix: Tensor) -> Tensor:
         """Fold a matrix back into a kernel; the inverse of :meth:`matrix`.
@@ -148,6 +147,19 @@ class Unfolding:
         taps = [self.kernel_size[a] for a in self.outer_axes]
         blocks = U.reshape(self.out_channels, *taps, U.shape[-1]).movedim(-1, 1)
         return blocks.reshape(*blocks.shape[:2], *self._side(self.outer_axes))
+
+    def right(self, inner_kernel: Tensor) -> Tensor:
+        """Matrix ``(…, r, columns)`` of an inner kernel; the inverse of :meth:`inner_kernel`."""
+        return self._batched(inner_kernel.reshape(self.groups, -1, self.shape[1]))
+
+    def left(self, outer_kernel: Tensor) -> Tensor:
+        """Matrix ``(…, rows, r)`` of an outer kernel; the inverse of :meth:`outer_kernel`."""
+        rank_last = outer_kernel.flatten(2).mT
+        return self._batched(rank_last.reshape(self.groups, self.shape[0], -1))
+
+    def _batched(self, stack: Tensor) -> Tensor:
+        """Keep the group axis only where there are groups."""
+        return stack if self.groups > 1 else stack[0]
 
     def weights(self) -> tuple[int, int]:
         """Weights of the dense kernel, and of each rank of the two thin ones.

@@ -5,5 +5,15 @@ from lorank.nn.conv import SVDConv
 from lorank.nn.embedding import SVDEmbedding
 from lorank.nn.factored import Factored
 from lorank.nn.linear import SVDLinear
+from lorank.nn.pair import Pair
+from lorank.nn.transposed import SVDConv1D
 
-__all__ = ["Attention", "Factored", "SVDConv", "SVDEmbedding", "SVDLinear"]
+__all__ = [
+    "Attention",
+    "Factored",
+    "Pair",
+    "SVDConv",
+    "SVDConv1D",
+    "SVDEmbedding",
+    "SVDLinear",
+]

@@ -1,12 +1,13 @@
 """Convolutions in SVD form: one to three axes, plain and transposed."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorank.linalg import SVD, Unfolding
 from lorank.nn.factored import Factored
+from lorank.nn.pair import Pair
 
 _APPLY = {
     (1, False): F.conv1d,
@@ -66,6 +67,11 @@ class SVDConv(Factored):
         >>> layer(torch.ones(1, 4, 6, 6)).shape
         torch.Size([1, 8, 6, 6])
     """
+
+    settings: ClassVar[tuple[str, ...]] = (
+        *("in_channels", "out_channels", "kernel_size", "groups", "transposed", "padding_mode"),
+        *("stride", "padding", "dilation", "output_padding"),
+    )
 
     def __init__(
         self,
@@ -133,7 +139,8 @@ class SVDConv(Factored):
             sweep = sweep._replace(output_padding=self._missing(in_size, output_size))
         out_size = self._out_size(in_size, sweep)
         if self.padding_mode != "zeros":
-            x = F.pad(x, self._pads(), mode=self.padding_mode)
+            around = pads(self.padding, self.dilation, self.kernel_size)
+            x = F.pad(x, around, mode=self.padding_mode)
             sweep = sweep._replace(padding=(0,) * d)
         batch = x.shape[0] if x.ndim == d + 2 else 1
         if self._rebuilds(batch, in_size, out_size):
@@ -168,16 +175,19 @@ class SVDConv(Factored):
     def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the inner and of the outer convolution, as torch stores them."""
         inner, outer = self.view.inner_kernel(Vh), self.view.outer_kernel(U)
-        return (self._stored(inner), self._stored(outer)) if self.transposed else (inner, outer)
+        return _stored(self.view, inner), _stored(self.view, outer)
 
-    def _stored(self, kernel: Tensor) -> Tensor:
-        """Swap ``(out, in / groups, …)`` for ``(in, out / groups, …)``, as torch transposes."""
-        return kernel.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+    @classmethod
+    def compose(cls, view: Unfolding, first: Tensor, second: Tensor) -> Tensor:
+        """Multiply the kernels of a pair, each as a matrix."""
+        inner, outer = _stored(view, first), _stored(view, second)
+        return view.kernel(view.left(outer) @ view.right(inner)).contiguous()
 
-    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> Pair:
         """Give two convolutions; the bias sits on the second."""
         axes = self.view.inner_axes, self.view.outer_axes
-        return nn.Sequential(
+        return Pair(
+            self,
             self._plain(inner, None, self.sweep.along(axes[0])),
             self._plain(outer, self.bias, self.sweep.along(axes[1])),
         )
@@ -212,25 +222,11 @@ class SVDConv(Factored):
         one = (1,) * len(stride)
         return (one, stride) if module.transposed else (stride, one)
 
-    def _pads(self) -> list[int]:
-        """Padding for ``F.pad``: last axis first, before and after."""
-        pads: list[int] = []
-        for axis in reversed(range(len(self.kernel_size))):
-            pads += self._pad(axis)
-        return pads
-
-    def _pad(self, axis: int) -> tuple[int, int]:
-        """Entries added before and after an axis; torch puts the odd one of "same" after."""
-        if isinstance(self.padding, str):
-            total = self.dilation[axis] * (self.kernel_size[axis] - 1)
-            return total // 2, total - total // 2
-        return self.padding[axis], self.padding[axis]
-
     def _out_size(self, in_size: tuple[int, ...], sweep: Sweep) -> tuple[int, ...]:
         sizes = []
         for axis, size in enumerate(in_size):
             reach = sweep.dilation[axis] * (self.kernel_size[axis] - 1)
-            padded = sum(self._pad(axis))
+            padded = sum(pads(self.padding, self.dilation, self.kernel_size)[-2 * axis - 2 :][:2])
             if self.transposed:
                 grown = (size - 1) * sweep.stride[axis] - padded + reach
                 sizes.append(grown + sweep.output_padding[axis] + 1)
@@ -243,3 +239,29 @@ class SVDConv(Factored):
         plain = self._out_size(in_size, self.sweep._replace(output_padding=(0,) * len(in_size)))
         wanted = output_size[-len(in_size) :]
         return tuple(w - p for w, p in zip(wanted, plain, strict=True))
+
+
+def pads(
+    padding: tuple[int, ...] | str, dilation: tuple[int, ...], kernel_size: tuple[int, ...]
+) -> list[int]:
+    """Entries added around a map, as ``F.pad`` wants them: last axis first, before and after.
+
+    Torch puts the odd one of "same" after.
+
+    Example:
+        >>> pads("same", (1, 1), (4, 3)), pads((1, 2), (1, 1), (3, 3))
+        ([1, 1, 1, 2], [2, 2, 1, 1])
+    """
+    around: list[int] = []
+    for axis in reversed(range(len(kernel_size))):
+        total = dilation[axis] * (kernel_size[axis] - 1) if padding == "same" else 0
+        both = padding[axis] if not isinstance(padding, str) else None
+        around += [total // 2, total - total // 2] if both is None else [both, both]
+    return around
+
+
+def _stored(view: Unfolding, kernel: Tensor) -> Tensor:
+    """Swap ``(out, in / groups, …)`` and ``(in, out / groups, …)``, as torch transposes."""
+    if not view.transposed:
+        return kernel
+    return kernel.unflatten(0, (view.groups, -1)).transpose(1, 2).flatten(0, 1)

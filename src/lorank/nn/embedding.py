@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lorank.linalg import SVD, Unfolding
 from lorank.nn.factored import Factored
 from lorank.nn.linear import linear
+from lorank.nn.pair import Pair
 
 
 class SVDEmbedding(Factored):
@@ -26,6 +27,8 @@ class SVDEmbedding(Factored):
 
     inner_role: ClassVar[str] = "expanding"
     """Its inner kernel is the transpose of a linear layer's: tied layers cannot share it."""
+
+    settings: ClassVar[tuple[str, ...]] = ("num_embeddings", "embedding_dim", "padding_idx")
 
     def __init__(
         self,
@@ -88,9 +91,15 @@ class SVDEmbedding(Factored):
         """Weights of the expanding linear layer and of the thin table."""
         return Vh.mT, U
 
-    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> Pair:
         """Give a thin embedding and the linear layer that expands its rows."""
-        return nn.Sequential(self._table(outer), linear(inner, None))
+        return Pair(self, self._table(outer), linear(inner, None))
+
+    @classmethod
+    def compose(cls, view: Unfolding, first: Tensor, second: Tensor) -> Tensor:
+        """Multiply the weights of a pair: the table ``(entries, r)`` comes first."""
+        del view
+        return first @ second.mT
 
     def dense(self, weight: nn.Parameter) -> nn.Embedding:
         """Give one embedding."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lorank.errors import unknown
 from lorank.linalg import SVD, Unfolding, product_singular_values, product_svd
 from lorank.linalg.svd import exact
+from lorank.nn.pair import Pair
 
 CONTRACTIONS = ("auto", "rebuild", "thin")
 """How a layer may contract: ``rebuild`` makes the dense weight and runs one operation, ``thin``
@@ -49,6 +50,8 @@ class Factored(nn.Module):
     Vh: nn.Parameter
     bias: nn.Parameter | None
     inner_role: ClassVar[str] = "inner"
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Attributes of the dense layer that the layer in SVD form, and its pair, have too."""
 
     def __init__(self, factors: SVD, view: Unfolding, bias: nn.Parameter | None = None):
         super().__init__()
@@ -72,8 +75,13 @@ class Factored(nn.Module):
         """Take over a dense layer's configuration with factors of its weight."""
 
     @abstractmethod
-    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> Pair:
         """Give two plain layers, whose weights are the two kernels, in this layer's place."""
+
+    @classmethod
+    @abstractmethod
+    def compose(cls, view: Unfolding, first: Tensor, second: Tensor) -> Tensor:
+        """Multiply the weights of a pair's two layers into the dense weight."""
 
     @abstractmethod
     def dense(self, weight: nn.Parameter) -> nn.Module:
@@ -149,8 +157,6 @@ class Factored(nn.Module):
                     self._share(shared, self.inner_role, inner),
                     self._share(shared, "outer", outer),
                 )
-                # Read by files alone, to describe the pair.
-                layer.svd_layout = self.view.layout  # pyright: ignore[reportArgumentType]
             else:
                 layer = self.dense(self._share(shared, "dense", self.weight))
         return layer.train(self.training)

@@ -1,12 +1,14 @@
 """A linear layer in SVD form."""
 
 import math
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorank.linalg import SVD, Unfolding
 from lorank.nn.factored import Factored
+from lorank.nn.pair import Pair
 
 
 class SVDLinear(Factored):
@@ -20,6 +22,8 @@ class SVDLinear(Factored):
         >>> layer(torch.ones(2, 8)).shape, layer.rank
         (torch.Size([2, 4]), 4)
     """
+
+    settings: ClassVar[tuple[str, ...]] = ("in_features", "out_features")
 
     @classmethod
     def unfold(cls, module: nn.Linear, layout: str = "channel") -> Unfolding:
@@ -58,11 +62,17 @@ class SVDLinear(Factored):
         """Both factors are weights of linear layers already."""
         return Vh, U
 
-    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> nn.Sequential:
+    def pair(self, inner: nn.Parameter, outer: nn.Parameter) -> Pair:
         """Give two linear layers; the bias sits on the second."""
-        return nn.Sequential(linear(inner, None), linear(outer, self.bias))
+        return Pair(self, linear(inner, None), linear(outer, self.bias))
 
-    def dense(self, weight: nn.Parameter) -> nn.Linear:
+    @classmethod
+    def compose(cls, view: Unfolding, first: Tensor, second: Tensor) -> Tensor:
+        """Multiply the weights of a pair: ``(out, r)`` by ``(r, in)``."""
+        del view
+        return second @ first
+
+    def dense(self, weight: nn.Parameter) -> nn.Module:
         """Give one linear layer."""
         return linear(weight, self.bias)
 

@@ -23,6 +23,7 @@ from lorank.nn.conv import SVDConv
 from lorank.nn.embedding import SVDEmbedding
 from lorank.nn.factored import HOOKS, Factored, carries_hooks
 from lorank.nn.linear import SVDLinear
+from lorank.nn.transposed import SVDConv1D
 
 KINDS: dict[type[nn.Module], type[Factored]] = {
     nn.Linear: SVDLinear,
@@ -35,6 +36,9 @@ KINDS: dict[type[nn.Module], type[Factored]] = {
     nn.Embedding: SVDEmbedding,
 }
 """Dense layer → its SVD form. A new layer type is one row here."""
+
+FOREIGN: dict[str, type[Factored]] = {"transformers.pytorch_utils.Conv1D": SVDConv1D}
+"""The same for layers of other libraries, by the full name of their class: nothing is imported."""
 
 Key = tuple[Any, ...]
 
@@ -168,9 +172,19 @@ def svd_form(module: nn.Module) -> type[Factored] | None:
     """Return the SVD form of a module: its own, or that of the dense type it is."""
     if isinstance(module, Factored):
         return type(module)
+    found = _known(module)
+    return found[1] if found else None
+
+
+def _known(module: nn.Module) -> tuple[type[nn.Module], type[Factored]] | None:
+    """Find the dense type that a module is, and its SVD form."""
     for dense, kind in KINDS.items():
         if isinstance(module, dense):
-            return kind
+            return dense, kind
+    for dense in type(module).__mro__:
+        kind = FOREIGN.get(f"{dense.__module__}.{dense.__qualname__}")
+        if kind is not None:
+            return dense, kind
     return None
 
 
@@ -183,7 +197,9 @@ def _identity(weight: Tensor) -> Key:
 
 
 def _obstacle(module: nn.Module, kind: type[Factored]) -> str | None:
-    dense = next(d for d in KINDS if isinstance(module, d))
+    found = _known(module)
+    assert found is not None
+    dense, _ = found
     weight = module.get_parameter("weight")
     if is_lazy(weight):
         return None  # refused in one sentence when it is measured

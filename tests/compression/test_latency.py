@@ -89,6 +89,23 @@ def test_examples_of_every_form(example):
     assert latency({"a": nn.Linear(3, 3)}, example, repeats=1)["a"].runs == 1
 
 
+def test_functions_are_timed_like_modules():
+    diary = []
+    models = {"module": Waits("module", diary=diary), "function": lambda x: diary.append((x, 1))}
+    found = latency(models, torch.ones(1), repeats=2, warmup=0)
+    assert [f.runs for f in found.values()] == [2, 2]
+    assert [entry[0] == "module" for entry in diary] == [True, False] * 3
+    assert latency({"a": lambda: None}, (), repeats=1)["a"].runs == 1
+
+
+def test_a_function_that_fails_is_named():
+    def fails(_):
+        raise RuntimeError("no")
+
+    with pytest.raises(LorankError, match="'a' failed on a tensor of shape \\(1,\\): no"):
+        latency({"a": fails}, torch.ones(1))
+
+
 @pytest.mark.parametrize(
     ("models", "counts", "said"),
     [

@@ -3,15 +3,19 @@
 import gc
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lorank.compression.trace import Example, describe, evaluating, run
 from lorank.errors import LorankError
+
+Network = nn.Module | Callable[..., Any]
+"""What is timed: a module, or any function that is called like one."""
 
 
 class Latency(NamedTuple):
@@ -29,7 +33,7 @@ class Latency(NamedTuple):
 
 
 def latency(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Network],
     example: Example,
     *,
     repeats: int = 50,
@@ -44,7 +48,8 @@ def latency(
     timed rounds.
 
     Args:
-        models: name → model, all on the example's device; their modes are restored.
+        models: name → model, all on the example's device; their modes are restored. A function
+            that is called like a model, such as another engine's, will do.
         example: what each is called with: a tensor, a tuple of arguments or a dict of named ones.
         repeats: timed rounds.
         warmup: rounds before, which are not counted.
@@ -67,12 +72,13 @@ def latency(
     times: dict[str, list[float]] = {name: [] for name in models}
     with ExitStack() as stack:
         for model in models.values():
-            stack.enter_context(evaluating(model))
+            if isinstance(model, nn.Module):
+                stack.enter_context(evaluating(model))
         stack.enter_context(torch.inference_mode())
-        stack.enter_context(_threads(threads))
+        stack.enter_context(threads_set(threads))
         for name, model in models.items():
             _try(name, model, example)
-        stack.enter_context(_no_garbage())
+        stack.enter_context(no_garbage())
         for turn in range(warmup + repeats):
             for name, model in models.items():
                 seconds = _timed(model, example)
@@ -81,7 +87,7 @@ def latency(
     return {name: _summary(runs) for name, runs in times.items()}
 
 
-def _check(models: Mapping[str, nn.Module], repeats: int, warmup: int, threads: int | None) -> None:
+def _check(models: Mapping[str, Network], repeats: int, warmup: int, threads: int | None) -> None:
     if not models:
         raise LorankError("timing needs at least one model, found none")
     for name, value, least in (
@@ -93,14 +99,14 @@ def _check(models: Mapping[str, nn.Module], repeats: int, warmup: int, threads: 
             raise LorankError(f"{name} must be at least {least}, found {value}")
 
 
-def _try(name: str, model: nn.Module, example: Example) -> None:
+def _try(name: str, model: Network, example: Example) -> None:
     """Run once before anything is timed, and say which model fails.
 
     Raises:
         LorankError: if it does.
     """
     try:
-        run(model, example)
+        run(model, example)  # type: ignore[arg-type]
     except Exception as error:
         raise LorankError(
             f"each model must run on the example, and {name!r} failed on {describe(example)}: "
@@ -108,21 +114,31 @@ def _try(name: str, model: nn.Module, example: Example) -> None:
         ) from error
 
 
-def _timed(model: nn.Module, example: Example) -> float:
-    device = _device(model)
-    _wait(device)
+def _timed(model: Network, example: Example) -> float:
+    device = _where(model, example)
+    wait(device)
     began = time.perf_counter()
-    run(model, example)
-    _wait(device)
+    run(model, example)  # type: ignore[arg-type]
+    wait(device)
     return time.perf_counter() - began
 
 
-def _device(model: nn.Module) -> torch.device:
+def _where(model: Network, example: Example) -> torch.device:
+    """Device of a model; of a function, that of its inputs."""
+    if isinstance(model, nn.Module):
+        return device_of(model)
+    tensor = next((x for x in tree_leaves(example) if isinstance(x, Tensor)), None)
+    return torch.device("cpu") if tensor is None else tensor.device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of a model's first tensor; the CPU where it has none."""
     tensor = next((t for t in (*model.parameters(), *model.buffers())), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until an accelerator has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
@@ -133,7 +149,8 @@ def _summary(runs: list[float]) -> Latency:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def threads_set(count: int | None) -> Iterator[None]:
+    """Let one operation use so many threads for a while."""
     before = torch.get_num_threads()
     try:
         if count is not None:
@@ -144,7 +161,8 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _no_garbage() -> Iterator[None]:
+def no_garbage() -> Iterator[None]:
+    """Collect garbage now, and not for a while."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()

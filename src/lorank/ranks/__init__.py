@@ -7,6 +7,7 @@ from lorank.ranks.per_layer import round_to
 from lorank.ranks.shares import energy, threshold
 from lorank.ranks.spectrum import Price, Spectra, Spectrum
 from lorank.ranks.table import RULES, rule
+from lorank.ranks.times import Times
 from lorank.ranks.variational import evbmf
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Price",
     "Spectra",
     "Spectrum",
+    "Times",
     "budget",
     "cost_of",
     "effective_rank",

@@ -11,15 +11,18 @@ from lorank.errors import LorankError, unknown
 from lorank.ranks.knapsack import choose
 from lorank.ranks.per_layer import RELATIVE, check, check_multiple, lost
 from lorank.ranks.spectrum import Price, Spectrum
+from lorank.ranks.times import Times
 
-UNITS = {"params": "weights", "macs": "MACs"}
+UNITS = {"params": "weights", "bytes": "bytes", "macs": "MACs", "latency": "nanoseconds"}
 
 
 def budget(
     spectra: Mapping[str, Spectrum],
     *,
     params: float | None = None,
+    bytes: float | None = None,  # noqa: A002 - the unit's name
     macs: float | None = None,
+    latency: float | None = None,
     weights: Mapping[str, float] | None = None,
     keep: float = 0.0,
     multiple: int = 1,
@@ -39,18 +42,24 @@ def budget(
         spectra: layer name → spectrum.
         params: weights, as a fraction of the dense network (a float in (0, 1]) or as a count
             (an int).
-        macs: multiply-accumulates of one forward pass, likewise. Exactly one of the two.
+        bytes: memory of parameters and buffers in their own dtypes, likewise.
+        macs: multiply-accumulates of one forward pass, likewise.
+        latency: measured time of one forward pass, as a fraction of the dense network's (a float
+            in (0, 1]), from spectra with times (:func:`lorank.compression.timed`). Exactly one
+            of the four.
         weights: layer name → how much its loss counts; 1 where not given.
         keep: share of its energy that every layer keeps whatever it costs, in [0, 1].
-        multiple: ranks are multiples of it or full; the budget holds for the rounded ranks.
+        multiple: ranks are multiples of it or full; the budget holds for the rounded ranks. A
+            budget of latency keeps to the multiples that were timed, too.
 
     Returns:
         Layer name → rank; full rank everywhere from a budget of the dense cost on.
 
     Raises:
         LorankError: if the budget is not one of the above, is below the smallest cost that can be
-            reached, or is in MACs and the spectra were measured without an example; if a weight
-            is for an unknown layer, negative or not finite.
+            reached, or is in MACs and the spectra were measured without an example, or of
+            latency and they have no times; if a weight is for an unknown layer, negative or not
+            finite.
 
     Cost: ``O(Σ r)`` per step of the multiplier; a third of a second for 160 layers of rank 1024
     to 4096. Source: Everett, Generalized Lagrange multiplier method, Operations Research 1963;
@@ -64,7 +73,7 @@ def budget(
         >>> budget({"flat": flat, "steep": steep}, params=0.7)
         {'flat': 4, 'steep': 1}
     """
-    unit, asked = _one_of(params, macs)
+    unit, asked = _one_of({"params": params, "bytes": bytes, "macs": macs, "latency": latency})
     check(spectra)
     check_multiple(multiple)
     if not 0 <= keep <= 1:
@@ -93,15 +102,15 @@ def cost_of(ranks: Mapping[str, int], spectra: Mapping[str, Spectrum], unit: str
     Args:
         ranks: layer name → rank; layers that are not named stay dense.
         spectra: the spectra the ranks were chosen from.
-        unit: ``"params"`` or ``"macs"``.
+        unit: ``"params"``, ``"bytes"``, ``"macs"`` or ``"latency"``.
 
     Returns:
-        Weights, or multiply-accumulates of one forward pass; with everything that is never cut
-        where the spectra know it.
+        Weights, bytes, or multiply-accumulates or nanoseconds of a forward pass; with all that
+        is never cut where the spectra know it.
 
     Raises:
-        LorankError: if the unit or a layer is unknown, a rank is out of range, or MACs were not
-            measured.
+        LorankError: if the unit or a layer is unknown, a rank is out of range, or MACs or
+            times were not measured.
 
     Example:
         >>> from lorank.ranks import Price, Spectra, Spectrum
@@ -124,29 +133,38 @@ def cost_of(ranks: Mapping[str, int], spectra: Mapping[str, Spectrum], unit: str
     return _whole(spectra, unit) - dense + low
 
 
-def _one_of(params: float | None, macs: float | None) -> tuple[str, float]:
-    given = [
-        (unit, value) for unit, value in (("params", params), ("macs", macs)) if value is not None
-    ]
+def _one_of(units: Mapping[str, float | None]) -> tuple[str, float]:
+    given = [(unit, value) for unit, value in units.items() if value is not None]
     if len(given) != 1:
-        raise LorankError("a budget is either params or macs, exactly one of the two")
+        raise LorankError("a budget is params, bytes, macs or latency, exactly one of the four")
     return given[0]
 
 
 def _count(asked: float, whole: int, unit: str) -> int:
-    if isinstance(asked, Integral) and not isinstance(asked, bool) and asked >= 1:
+    counts = isinstance(asked, Integral) and not isinstance(asked, bool) and asked >= 1
+    if counts and unit != "latency":
         return int(asked)
     number = isinstance(asked, Real) and not isinstance(asked, Integral)
     if number and 0 < asked <= 1:
         return math.floor(asked * whole * (1 + RELATIVE / 1000))
+    if unit == "latency":
+        raise LorankError(
+            "a budget of latency is a fraction of the dense network's time, a float in (0, 1]; "
+            f"found {asked!r}"
+        )
     raise LorankError(
         f"a budget of {unit} is a fraction of the dense network, a float in (0, 1], or a count of "
         f"{UNITS[unit]}, an int of at least 1; found {asked!r}"
     )
 
 
-def _price(layer: Spectrum, unit: str) -> Price:
+def _price(layer: Spectrum, unit: str) -> Price | Times:
     price = layer.price(unit)
+    if price is None and unit == "latency":
+        raise LorankError(
+            "times are unknown because nobody looked at a clock: measure them with "
+            "lorank.compression.latency_table and add them with lorank.compression.timed"
+        )
     if price is None:
         raise LorankError(
             "MACs are unknown because these spectra were measured without an example: pass an "
@@ -179,12 +197,14 @@ def _offers(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ranks that one layer may take, what each costs, and the share of energy each loses."""
     price, full = _price(layer, unit), layer.full_rank
-    loss = lost(layer)
-    thin = torch.arange(multiple, max(full, multiple), multiple, device=loss.device)
-    worth = (thin <= layer.break_even) & (thin * price.per_rank < price.dense)
-    worth &= loss[thin] <= (1 - keep) * (1 + RELATIVE)
+    share = lost(layer)
+    loss = share if layer.loss is None else layer.loss
+    step = math.lcm(multiple, price.multiple) if isinstance(price, Times) else multiple
+    thin = torch.arange(step, max(full, step), step, device=loss.device)
+    worth = (thin <= layer.break_even) & (price.at(thin) < price.dense)
+    worth &= share[thin] <= (1 - keep) * (1 + RELATIVE)
     ranks = torch.cat([thin[worth], thin.new_tensor([full])])
-    costs = torch.where(ranks < full, ranks * price.per_rank, price.dense)
+    costs = torch.where(ranks < full, price.at(ranks), price.dense)
     return ranks, costs, loss[ranks]
 
 

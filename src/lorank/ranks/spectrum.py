@@ -6,12 +6,18 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lorank.ranks.times import Rank, Times
+
 
 class Price(NamedTuple):
     """What a layer costs dense, and what each rank of its low-rank form costs, in one unit."""
 
     dense: int
     per_rank: int
+
+    def at(self, rank: Rank) -> Rank:
+        """Cost of two thin layers at a rank, or at a tensor of ranks."""
+        return rank * self.per_rank
 
 
 def break_even(prices: Iterable[Price]) -> int:
@@ -43,6 +49,12 @@ class Spectrum:
             ``None`` when no example was given.
         limit: largest rank at which the layer is given back as two thin ones; by default where
             its prices break even.
+        times: measured times dense and by rank, ``None`` where nobody looked at a clock
+            (:func:`lorank.compression.timed` adds them).
+        loss: what the network is expected to lose at each rank from 0 to full, ``(full + 1,)``,
+            comparable between layers; ``None`` where nothing but the weight is known. A budget
+            goes by it where it is there, and by shares of energy elsewhere.
+        itemsize: bytes of one weight.
     """
 
     values: Tensor
@@ -51,6 +63,9 @@ class Spectrum:
     params: Price
     macs: Price | None = None
     limit: int | None = None
+    times: Times | None = None
+    loss: Tensor | None = None
+    itemsize: int = 4
 
     @property
     def break_even(self) -> int:
@@ -59,8 +74,12 @@ class Spectrum:
             return self.limit
         return break_even([self.params] if self.macs is None else [self.params, self.macs])
 
-    def price(self, unit: str) -> Price | None:
-        """Price in ``"params"`` or ``"macs"``."""
+    def price(self, unit: str) -> Price | Times | None:
+        """Price in ``"params"``, ``"bytes"``, ``"macs"`` or ``"latency"``."""
+        if unit == "latency":
+            return self.times
+        if unit == "bytes":
+            return Price(*(self.itemsize * weights for weights in self.params))
         return self.params if unit == "params" else self.macs
 
     def cost(self, rank: int, unit: str = "params") -> int | None:
@@ -68,7 +87,7 @@ class Spectrum:
         price = self.price(unit)
         if price is None:
             return None
-        return rank * price.per_rank if rank <= self.break_even else price.dense
+        return price.at(rank) if rank <= self.break_even else price.dense
 
     @property
     def full_rank(self) -> int:
@@ -85,12 +104,22 @@ class Spectrum:
 class Spectra(dict[str, Spectrum]):
     """Layer name → :class:`Spectrum`; a plain dict that also knows the whole network's cost.
 
-    ``params`` and ``macs`` count everything in the dense network: the measured layers, and what
-    is never cut (biases, normalisation, layers left alone). Without them a budget is taken over
-    the measured layers only.
+    ``params``, ``bytes`` and ``macs`` count everything in the dense network: the measured layers,
+    and what is never cut (biases, normalisation, buffers, layers left alone). Without them a
+    budget is taken over the measured layers only. ``latency`` is the time of the dense network, in nanoseconds.
     """
 
-    def __init__(self, *args, params: int | None = None, macs: int | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        params: int | None = None,
+        bytes: int | None = None,  # noqa: A002 - the unit's name
+        macs: int | None = None,
+        latency: int | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.params = params
+        self.bytes = bytes
         self.macs = macs
+        self.latency = latency

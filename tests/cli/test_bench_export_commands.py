@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 
@@ -116,3 +118,131 @@ def test_export_needs_an_input(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = refused("export", "nets_to_send:net", "net.onnx")
     assert said == "export needs the size of an input: name it with --input or --data"
+
+
+NET = "fresh:model"
+FRESH = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fresh.py").write_text(FRESH)
+    (tmp_path / "rows.py").write_text("from torch import nn\nmodel = lambda: nn.Linear(9, 9)")
+    return tmp_path
+
+
+def test_a_program_of_torch_export(lorank, ended, tmp_path):
+    path = tmp_path / "digits.pt2"
+    answer = lorank("export", ended.folder, path, "--data", "digits", "--json").json
+    assert answer["file_bytes"] == path.stat().st_size and answer["int8"] is None
+    assert answer["relative_error"] <= answer["tolerance"] and answer["batches"] == [1, 2]
+    assert torch.export.load(path).module()(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
+
+
+def test_int8_is_written_and_judged(lorank, refused, ended, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "digits.onnx"
+    done = lorank("export", ended.folder, path, "--int8", "--data", "digits", "--json")
+    found = done.json["int8"]
+    assert found["method"] == "static" and found["int8_bytes"] == path.stat().st_size
+    assert 0 < found["relative_error"] < 0.2 and found["cosine"] > 0.98
+    answer = lorank("bench", ended.folder, path, *FAST, "--data", "digits", "--limit", "200")
+    assert "output error" in answer.out and "cosine" not in answer.out  # there are labels
+    said = refused("export", ended.folder, tmp_path / "a.pt2", "--int8")
+    assert said.startswith("--int8 is for *.onnx, found")
+
+
+def test_engines_side_by_side(lorank, fresh):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    engines = ("--engine", "eager", "--engine", "onnx", "--engine", "int8", "--limit", "60")
+    answer = lorank("bench", NET, NET, *engines, *FAST, "--data", "digits", "--json").json
+    rows = answer["models"]
+    assert [(row["model"], row["engine"]) for row in rows] == [
+        (label, engine) for label in (NET, f"{NET} (2)") for engine in ("eager", "onnx", "int8")
+    ]
+    eager, onnx, int8, again = rows[:4]
+    assert eager["relative_error"] is None and again["relative_error"] == 0
+    # the same function: eps times what a sum of 144 products may lose, and two such layers
+    assert 0 < onnx["relative_error"] < 10 * 3 * 144 * 2**-23 < int8["relative_error"] < 0.2
+    assert onnx["accuracy"] == eager["accuracy"] and int8["int8"] == "static"
+    assert int8["file_bytes"] < onnx["file_bytes"] and eager["file_bytes"] is None
+    assert all(row["macs"] == eager["macs"] and 0 < row["median"] <= row["p95"] for row in rows)
+    assert onnx["speedup"] == pytest.approx(eager["median"] / onnx["median"])
+
+
+def test_output_error_without_labels_and_channels_last(lorank, fresh):
+    done = lorank("bench", NET, NET, *FAST, "--input", "1,8,8", "--channels-last")
+    assert "cosine" in done.out and "on 16 inputs" in done.out and "engine" not in done.out
+    given = ("--input", "1,8,8", "--channels-last", "--json")
+    answer = lorank("bench", NET, NET, *FAST, *given).json
+    first, second = answer["models"]
+    assert answer["channels_last"] and first["cosine"] is None
+    assert (second["relative_error"], second["max_error"], second["cosine"]) == (0, 0, 1)
+
+
+def test_onnx_files_are_networks_too(lorank, refused, fresh):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path, still = fresh / "a.onnx", fresh / "still.onnx"
+    lorank("export", NET, path, "--input", "1,8,8")
+    lorank("export", NET, still, "--input", "1,8,8", "--static")
+    answer = lorank("bench", path, still, NET, *FAST, "--json").json
+    assert answer["input"] == "1,8,8" and answer["dtype"] == "float32"
+    assert [row["engine"] for row in answer["models"]] == ["onnx", "onnx", "eager"]
+    assert answer["models"][0]["file_bytes"] == path.stat().st_size
+    assert answer["models"][0]["macs"] is None
+    assert all(row["relative_error"] < 1e-4 for row in answer["models"][1:])
+    said = refused("bench", still, *FAST, "--batch", "2")
+    assert said == f"{still} takes 1 inputs at a time, found --batch 2"
+    said = refused("bench", path, *FAST, "--input", "1,9,9,9")
+    assert said.startswith(f"{path} takes input (open, 1, 8, 8) float32, found (16, 1, 9, 9, 9)")
+    (fresh / "bad.onnx").write_bytes(path.read_bytes()[:500])
+    assert refused("bench", fresh / "bad.onnx").startswith("ONNX Runtime must run")
+
+
+@pytest.mark.slow
+def test_compiled_says_how_long_that_took(lorank, fresh):
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
+        pytest.skip("there is no C++ compiler here")
+    given = ("--engine", "eager", "--engine", "compiled", "--data", "digits", "--limit", "3")
+    answer = lorank("bench", NET, *FAST, *given, "--json").json
+    eager, compiled = answer["models"]
+    assert eager["compile_seconds"] is None and compiled["compile_seconds"] > 0
+    assert compiled["relative_error"] < 10 * 3 * 144 * 2**-23
+    assert compiled["accuracy"] == eager["accuracy"]
+
+
+def test_compiled_without_a_compiler(refused, fresh):
+    from torch._inductor import config
+
+    torch.compiler.reset()
+    with config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        said = refused("bench", NET, *FAST, "--engine", "compiled", "--input", "1,8,8")
+    torch.compiler.reset()
+    assert said == "the engine 'compiled' needs a C++ compiler such as g++, and torch found none"
+
+
+def test_what_no_engine_takes(refused, fresh):
+    assert refused("bench", NET, "--engine", "onx").startswith("unknown engine 'onx': did you mean")
+    assert "is not read: torch.export.load unpickles" in refused("bench", "a.pt2")
+    assert refused("bench", "none.onnx") == "there is no ONNX file none.onnx"
+    said = refused("bench", "rows:model", "--channels-last", "--input", "9")
+    assert said == "--channels-last is for images, found an input of 1 axes"
+    said = refused("export", NET, "a.txt", "--input", "1,8,8")
+    assert said == "the file to write must end in .onnx or .pt2, found a.txt"
+
+
+def test_onnx_runtime_is_timed_on_the_cpu(refused, fresh):
+    said = refused("bench", NET, "--engine", "onnx", "--device", "meta", "--input", "1,8,8")
+    assert said == "ONNX Runtime is timed on the CPU here, found --device meta"

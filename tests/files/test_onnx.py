@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import lorank
 from lorank import LorankError, MissingExtraError
-from lorank.files import export
+from lorank.files import OnnxModel, export
+from lorank.files.parity import difference
 
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
 onnx = pytest.importorskip("onnx")
@@ -168,6 +169,40 @@ def test_an_operator_set_can_be_asked_for(tmp_path):
     assert [o.version for o in onnx.load(tmp_path / "a.onnx").opset_import if not o.domain] == [18]
 
 
+def test_attention_with_a_padding_mask_and_any_length(tmp_path):
+    """torch's fast path would write zeros where the mask hides; no exporter follows it."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    example = {
+        "src": torch.linspace(-1, 1, 2 * 6 * 16).reshape(2, 6, 16),
+        "src_key_padding_mask": torch.tensor([[False] * 6, [False] * 4 + [True] * 2]),
+    }
+    small = lorank.fold(lorank.decompose(model, {"layers.0.linear1": 4, "layers.1.linear2": 4}))
+    export(small, example, tmp_path / "a.onnx", dynamic_length=True)
+    longer = {k: torch.cat([x, x], 1).repeat(2, *[1] * (x.ndim - 1)) for k, x in example.items()}
+    seen = ~longer["src_key_padding_mask"]
+    with torch.no_grad():
+        expected = small(**longer)[seen]
+    found = OnnxModel(tmp_path / "a.onnx")(**longer)[seen]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+LAYERS = {
+    "transposed 1-d": (nn.ConvTranspose1d(3, 6, 3, stride=2), torch.ones(1, 3, 9)),
+    "3-d": (nn.Conv3d(2, 4, 3), torch.ones(1, 2, 4, 4, 4)),
+    "linear on 3-d": (nn.Linear(8, 8), torch.ones(2, 5, 8)),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_layers_of_every_kind(tmp_path, case):
+    layer, x = LAYERS[case]
+    small = lorank.fold(lorank.decompose(nn.Sequential(layer), {"0": 1}))
+    assert not isinstance(small[0], type(layer))  # two thin ones
+    assert export(small, x, tmp_path / "a.onnx").batches == (len(x), len(x) + 1)
+
+
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.view(4, -1).sum(1)
@@ -193,7 +228,26 @@ def test_infinities_and_constants_agree(tmp_path):
     assert export(Odd(), torch.tensor([[0.0, 1.0]]), tmp_path / "a.onnx").max_error == 0
 
 
+class Deciding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
 REFUSED = {
+    "a decision on the data": (
+        Deciding,
+        (torch.ones(2, 3),),
+        {},
+        r"that of Deciding depends on them at 'if x\.sum\(\) > 0' \(test_onnx\.py, line \d+",
+    ),
+    "length": (
+        network,
+        (IMAGE,),
+        {"dynamic_length": True},
+        "batch size and length must stay open, and the model fails on",
+    ),
     "SVD form": (
         lambda: lorank.decompose(network(), {"3": 3}),
         (IMAGE,),
@@ -273,7 +327,7 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, monkeypatch):
     ],
 )
 def test_the_error_is_relative_to_the_largest_entry(found, error):
-    assert lorank.files.onnx._difference(torch.tensor([1.0, 2.0]), torch.tensor(found))[1] == error
+    assert difference(torch.tensor([1.0, 2.0]), torch.tensor(found))[1] == error
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])

@@ -27,7 +27,8 @@ def accuracy(model: nn.Module, data: Data, *, limit: int | None = None) -> float
             scores than there are classes.
     """
     loader = DataLoader(_part(data.test, limit), batch_size=BATCH, collate_fn=as_is)
-    device = next(model.parameters()).device
+    parameter = next(model.parameters(), None)  # another engine's network shows none
+    device = torch.device("cpu") if parameter is None else parameter.device
     right = total = 0
     with evaluating(model), torch.inference_mode():
         for images, labels in loader:

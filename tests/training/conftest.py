@@ -35,6 +35,10 @@ def problem() -> Problem:
 @pytest.fixture
 def net() -> nn.Module:
     torch.manual_seed(0)
+    return small_net()
+
+
+def small_net() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 12, 3, padding=1, bias=False),
         nn.BatchNorm2d(12),

@@ -13,9 +13,10 @@ from lorank.cli.compress import compress
 from lorank.cli.export import export
 from lorank.cli.faults import exit_code
 from lorank.cli.inspect import inspect
+from lorank.cli.report import report
 from lorank.cli.train import train
 
-COMMANDS = (inspect, train, compress, bench, export)
+COMMANDS = (inspect, train, compress, bench, export, report)
 """In the order in which they are used."""
 
 
@@ -42,6 +43,7 @@ def _root(
       lorank compress resnet20 --weights resnet20.th --macs 0.5 -o small.safetensors
       lorank bench runs/digits --data digits
       lorank export runs/digits digits.onnx
+      lorank report runs/digits
     """
 
 
@@ -83,4 +85,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             change(errors="replace")  # bars and signs, on a terminal without them
     typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     run = typer.main.get_command(app)
-    return exit_code(lambda: run.main(typed, prog_name="lorank", standalone_mode=False))
+    about = {"prog_name": "lorank", "standalone_mode": False, "obj": tuple(map(str, typed))}
+    return exit_code(lambda: run.main(typed, **about))

@@ -14,6 +14,7 @@ from lorank.cli import options as opt
 from lorank.cli.figures import compared, figures, layer_shares
 from lorank.cli.network import Network, is_file, is_trained, network, source
 from lorank.cli.options import pairs
+from lorank.cli.record import origin
 from lorank.cli.show import Column, asides, note, percent, say, show, show_json, size, table
 from lorank.errors import LorankError, unknown
 from lorank.report import cut_rows, relative, skipped_rows
@@ -36,6 +37,7 @@ DENSE_EPOCHS = 30
 
 
 def train(
+    context: typer.Context,
     model: opt.Model,
     data: opt.Data = None,
     out: Annotated[
@@ -144,7 +146,7 @@ def train(
         assert given.data is not None
         _check_cuts(plan, found)
         info = found.info | {"data": data} | ({"weights": str(weights)} if weights else {})
-        result = _run(found.model, given.data, plan, out, info, fresh)
+        result = _run(found.model, given.data, plan, out, info, fresh, origin(context))
         if not _leads():
             return None
         answer = _answer(found, result, out, info)
@@ -227,13 +229,19 @@ def _check_cuts(plan: Recipe, found: Network) -> None:
 
 
 def _run(
-    model: nn.Module, data: Data, plan: Recipe, out: Path, info: dict[str, Any], fresh: bool
+    model: nn.Module,
+    data: Data,
+    plan: Recipe,
+    out: Path,
+    info: dict[str, Any],
+    fresh: bool,
+    made: dict[str, Any],
 ) -> Result:
     """Train or go on, in a folder that holds this very run or none."""
     if not fresh:
         _same_run(out, info)
     try:
-        return carry_out(model, data, plan, out, fresh=fresh, info=info)
+        return carry_out(model, data, plan, out, fresh=fresh, info=info, origin=made)
     except KeyboardInterrupt:
         if _leads():
             say("stopped: the same command goes on from the last whole epoch")

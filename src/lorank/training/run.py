@@ -18,6 +18,7 @@ from lorank.files.atomic import replacing
 from lorank.nn import Factored
 from lorank.nn.surgery import opened, sites
 from lorank.ranks import Spectra
+from lorank.ranks.per_layer import lost
 from lorank.training.batches import (
     TrainingData,
     length,
@@ -29,6 +30,7 @@ from lorank.training.epoch import Actors, check_weights, laid_out, test_epoch, t
 from lorank.training.log import Log
 from lorank.training.optimizers import make_optimizer
 from lorank.training.recipe import LAST, Recipe, Stage
+from lorank.training.spectra import write_spectra
 from lorank.training.state import NAME, State, load_state, save_state
 from lorank.training.truncation import cut_ranks, step_ranks
 
@@ -65,6 +67,7 @@ def train(
     fresh: bool = False,
     quiet: bool = False,
     info: dict[str, Any] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> Result:
     """Carry out a recipe.
 
@@ -82,6 +85,7 @@ def train(
         fresh: forget a run that the folder holds.
         quiet: show nothing.
         info: kept with the saved models.
+        origin: kept in the log: ``command``, what was typed, and ``versions`` of programs.
 
     Returns:
         The folded network with its figures, the same that ``result.json`` holds.
@@ -99,7 +103,7 @@ def train(
         (folder / NAME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     with Log(folder, main=accelerator.is_main_process, quiet=quiet) as log:
-        run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model)
+        run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model, origin)
         return run.carry_out()
 
 
@@ -170,6 +174,7 @@ class _Run:
         example: Example,
         info: dict[str, Any],
         dense: nn.Module,
+        origin: dict[str, Any] | None = None,
     ):
         self.accelerator = accelerator
         self.data = data
@@ -179,8 +184,10 @@ class _Run:
         device = accelerator.device
         self.example = extra("accelerate.utils", "train").send_to_device(example, device)
         self.info = info
+        self.origin = origin or {}
         self.state = State()
         self.teacher: nn.Module | None = None
+        self.before: Spectra | None = None
         self.model = (self._resume(dense) or copy.deepcopy(dense)).to(device)
         workers = recipe.workers
         self.batches = training_batches(data, recipe.batch_size, recipe.seed, workers)
@@ -195,6 +202,7 @@ class _Run:
                 recipe=self.recipe.model_dump(mode="json"),
                 info=self.info,
                 processes=self.accelerator.num_processes,
+                **self.origin,
             )
             return None
         self.state, model = found
@@ -246,6 +254,7 @@ class _Run:
         accuracy = self._accuracy(self.model)
         dense = cost(self.model, self.example)
         self.state.facts |= {"dense_accuracy": accuracy, "dense_cost": dense._asdict()}
+        self._keep_spectra()
         self.model = decompose(self.model, layout=self.recipe.layout, skip=self._skip())
         self.log.write(
             "decompose",
@@ -258,6 +267,17 @@ class _Run:
         """Names and patterns of the layers to leave dense."""
         last = sites(opened(self.model))[-1].name
         return [last if name == LAST else name for name in self.recipe.skip]
+
+    def _keep_spectra(self, ended: bool = False) -> None:
+        """Write the spectra of the dense network, at the end with those of the low-rank one."""
+        if not self.accelerator.is_main_process:
+            return
+        assert self.teacher is not None  # the dense network, from the decomposition on
+        if self.before is None:
+            layout, skip = self.recipe.layout, self._skip()
+            self.before = measure(self.teacher, self.example, layout=layout, skip=skip)
+        after = self._spectra() if ended else None
+        write_spectra(self.folder, self.teacher, self.before, after)
 
     def _set_teacher(self, dense: nn.Module) -> None:
         teacher = copy.deepcopy(dense).to(self.accelerator.device).eval().requires_grad_(False)
@@ -299,18 +319,19 @@ class _Run:
         plan = stage.truncation
         if plan is None or (epoch + 1) % plan.every:
             return False
-        ranks = self._agreed(lambda spectra: step_ranks(stage, spectra, epoch + 1))
+        ranks, energy = self._agreed(lambda spectra: step_ranks(stage, spectra, epoch + 1))
         smaller = {n: r for n, r in ranks.items() if r < self._ranks()[n]}
         if smaller:
             self.model = prune(self._plain_model(), smaller)
-            self.log.write("truncate", ranks=smaller, optimizer="reset")
+            kept = {name: energy[name] for name in smaller}
+            self.log.write("truncate", ranks=smaller, energy=kept, optimizer="reset")
         return bool(smaller)
 
     def _cut(self, stage: Stage) -> None:
         cut = stage.cut
         if cut is None:
             return
-        ranks = self._agreed(lambda spectra: cut_ranks(cut, spectra))
+        ranks, energy = self._agreed(lambda spectra: cut_ranks(cut, spectra))
         self.model = prune(self._plain_model(), ranks, by=cut.by)
         found = cost(self.model, self.example)
         dense = self.state.facts["dense_cost"]
@@ -320,13 +341,22 @@ class _Run:
             f"{share(found.params, dense['params'])} of the parameters",
             ranks=ranks,
             cost=found._asdict(),
+            **({"energy": energy} if cut.by == "product" else {}),
         )
 
-    def _agreed(self, choose: Any) -> dict[str, int]:
-        """Ranks chosen by the main process for all: rounding must not tear processes apart."""
+    def _agreed(self, choose: Any) -> tuple[dict[str, int], dict[str, float]]:
+        """Ranks chosen by the main process for all: rounding must not tear processes apart.
+
+        With them comes the share of energy that each of them keeps.
+        """
         chosen: list[Any] = [None]
         if self.accelerator.is_main_process:
-            chosen = [choose(self._spectra())]
+            spectra = self._spectra()
+            ranks = choose(spectra)
+            gone = {name: lost(spectra[name]) for name in ranks}
+            # A layer that was cut before may have fewer values than its rank.
+            kept = {n: 1 - float(gone[n][min(r, len(gone[n]) - 1)]) for n, r in ranks.items()}
+            chosen = [(ranks, kept)]
         if self.accelerator.num_processes > 1:
             extra("accelerate.utils", "train").broadcast_object_list(chosen)
         return chosen[0]
@@ -376,6 +406,7 @@ class _Run:
         if not self._factored():
             self._decompose()
         model = self._plain_model()
+        self._keep_spectra(ended=True)
         self._save(model, FACTORED)
         ranks = self._ranks()
         folded = fold(model, multiple=self.recipe.multiple, example=self.example)

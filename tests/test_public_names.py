@@ -10,11 +10,15 @@ import pytest
 import lorank
 
 NAMES = [
+    "calibrate",
+    "Calibration",
     "measure",
+    "sensitivity",
     "Spectra",
     "Spectrum",
     "ranks",
     "decompose",
+    "reconstruct",
     "SVD",
     "penalty",
     "penalty_terms",

@@ -110,8 +110,11 @@ def test_a_manifest_for_people_lies_beside(lorank, out):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "give one of --macs, --params and --rule, found none"),
-        (("--macs", "0.5", "--rule", "evbmf"), "give one of --macs, --params and --rule, found"),
+        ((), "give one of --macs, --params, --bytes, --latency, --rule, found none"),
+        (
+            ("--macs", "0.5", "--rule", "evbmf"),
+            "give one of --macs, --params, --bytes, --latency, --rule, found",
+        ),
         (("--macs", "half"), "invalid value for '--macs': 'half' is not a number"),
         (("--macs", "0.0001"), "a budget of 26 MACs cannot be reached: the smallest possible is"),
         (("--params", "3"), "a budget of 3 weights cannot be reached"),
@@ -165,3 +168,40 @@ def test_data_that_do_not_fit(refused, tmp_path, monkeypatch):
     assert refused("compress", "odd_nets:wide", *common).startswith(
         "the model does not run on digits, a tensor of shape (256, 1, 8, 8)"
     )
+
+
+def test_a_share_of_the_time(lorank, tmp_path, monkeypatch):
+    wide = (
+        "import torch\n"
+        "def wide():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(768, 768), torch.nn.ReLU())\n"
+    )
+    (tmp_path / "wide_nets.py").write_text(wide)
+    monkeypatch.chdir(tmp_path)
+    typed = ("compress", "wide_nets:wide", "--latency", "0.6", "--input", "768", "--batch", "128")
+    out = tmp_path / "fast.safetensors"
+    answer = lorank(*typed, "--threads", "1", "-o", out, "--json").json
+    found, (row,) = answer["latency"], answer["layers"]
+    assert answer["asked"] == {"target": "latency", "value": 0.6} and found["asked"] == 0.6
+    assert found["measured"] <= 0.6 * 1.02 and 0 < found["reached"] < 0.9
+    assert (found["setting"]["batch"], found["setting"]["threads"]) == (128, 1)
+    assert row["stays_dense"] is None and row["rank"] % 8 == 0
+    assert set(read_manifest(out)["layers"]) == {"0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--latency", "0.7", "--macs", "0.5"), "give one of --macs, --params, --bytes, --latency"),
+        (("--latency", "7.5"), "a budget of latency is a fraction of the dense network's time"),
+        (("--latency", "0.7", "--batch", "0"), "--batch must be at least 1, found 0"),
+        (("--latency", "0.7", "--threads", "0"), "--threads must be at least 1, found 0"),
+        (("--macs", "0.5", "--batch", "8"), "--batch, --threads and --channels-last are for"),
+        (("--latency", "0.02"), "a latency of 0.02 of the dense network cannot be reached here"),
+    ],
+)
+def test_times_that_are_refused(refused, out, options, said):
+    typed = ("compress", "mlp", "--option", "size=28", "-o", out)
+    assert refused(*typed, *options).startswith(said)
+    assert not out.exists()

@@ -6,21 +6,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 import lorank
+from lorank.cli import calibration, clock
 from lorank.cli import options as opt
 from lorank.cli.accuracy import accuracy
 from lorank.cli.figures import compared, figures, layer_shares, reached
 from lorank.cli.network import (
     Network,
     device,
+    disk_bytes,
     fitting,
     network,
     source,
     warn_if_random,
     writable,
 )
+from lorank.cli.record import Option as RecordOption
+from lorank.cli.record import check_place, origin, write_record
+from lorank.cli.shards import compress_shards, is_folder_job, local, new_folder
 from lorank.cli.show import (
     Column,
     asides,
@@ -41,10 +46,16 @@ BATCH = 128
 
 
 def compress(
+    context: typer.Context,
     model: opt.Model,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write, *.safetensors."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write, *.safetensors; for hf:FOLDER also a new folder.",
+        ),
     ],
     macs: Annotated[
         float | None,
@@ -56,6 +67,13 @@ def compress(
             parser=opt.amount, metavar="BUDGET", help="Parameters to keep: 0.5, or a count."
         ),
     ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            "--bytes", parser=opt.amount, metavar="BUDGET", help="Memory to keep: 0.5, or a count."
+        ),
+    ] = None,
+    latency: clock.Latency = None,
     rule: Annotated[
         str | None,
         typer.Option(
@@ -65,8 +83,18 @@ def compress(
         ),
     ] = None,
     layout: opt.Layout = "auto",
-    multiple: Annotated[int, typer.Option(metavar="N", help="Ranks are multiples of N.")] = 1,
+    multiple: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Ranks are multiples of N; 8 for --latency, otherwise 1."),
+    ] = None,
+    batch: clock.Batch = None,
+    threads: clock.Threads = None,
+    channels_last: clock.ChannelsLast = False,
     skip: opt.Skip = None,
+    calibrate: calibration.Calibrate = None,
+    samples: calibration.Samples = 1000,
+    reconstruct: calibration.Reconstruct = True,
+    sensitivity: calibration.Sensitivity = 0,
     recalibrate: Annotated[
         int,
         typer.Option(
@@ -83,34 +111,68 @@ def compress(
     limit: opt.Limit = None,
     shape: opt.Input = None,
     where: opt.Device = None,
+    record: RecordOption = None,
     as_json: opt.Json = False,
 ) -> None:
     """Make a trained network smaller without training: measure, choose ranks, cut, save.
 
     For when there is no time or data to train, or to see what training would have to win back.
-    Give one target: --macs, --params or --rule. With --data the accuracy before and after is
-    shown, and --recalibrate repairs BatchNorm, which a cut upsets.
+    Give one target: --macs, --params, --bytes, --latency or --rule. With --data the accuracy
+    before and after is shown, and --recalibrate repairs BatchNorm, which a cut upsets. --latency
+    is measured on this device, and refused before anything is cut where it cannot be had.
+
+    --calibrate cuts by what unlabelled inputs show to matter, and loses a fraction of what a cut
+    by the weights alone loses.
 
     Examples:
-      lorank compress resnet20 --weights resnet20.th --macs 0.5 -o small.safetensors
+      lorank compress resnet20 --weights r.th --macs 0.5 --calibrate cifar10:FOLDER -o s.safetensors
       lorank compress runs/digits/dense.safetensors --macs 0.5 --data digits -o b.safetensors
       lorank compress vgg --weights v.pt --params 0.4 --recalibrate 9 --data digits -o d.safetensors
+      lorank compress resnet56 --weights r.th --latency 0.7 --batch 32 --threads 2 -o e.safetensors
       lorank compress timm:resnet18 --option pretrained=true --rule energy:0.95 -o c.safetensors
+      lorank compress hf:FOLDER --params 0.5 -o SMALL_FOLDER
+      lorank compress hf:FOLDER --macs 0.6 --calibrate texts.txt -o SMALL_FOLDER
     """
+    folder = is_folder_job(model, output)
+    if folder and calibrate is None:
+        ran = {"--data": data, "--weights": weights, "--recalibrate": recalibrate, "--input": shape}
+        ran |= {"--latency": latency, "--batch": batch, "--threads": threads}
+        ran |= {"--record": record, "--bytes": memory, "--sensitivity": sensitivity}
+        asked = _asked(macs=macs, params=params, bytes=memory, latency=latency, rule=rule)
+        settings = {"multiple": 1 if multiple is None else multiple, "layout": layout}
+        compress_shards(model, output, asked, **settings, skip=skip, as_json=as_json, unused=ran)
+        return
     with asides():
-        asked = _asked(macs, params, rule)
-        writable(output, ".safetensors")
+        asked = _asked(macs=macs, params=params, bytes=memory, latency=latency, rule=rule)
+        setting = clock.Clock(batch, threads, channels_last)
+        new_folder(output) if folder else writable(output, ".safetensors")
+        check_place(record, output)
         given = source(weights, spec, option, data, root, shape)
         if recalibrate and given.data is None:
             raise LorankError("--recalibrate needs training batches: name them with --data")
-        found = _cuttable(network(model, given))
+        found = _cuttable(network(local(model) if folder else model, given))
         warn_if_random(model, found)
+        setting.check(found, latency is not None)
         dense, target = found.model.to(device(where)), device(where)
         before = None if given.data is None else accuracy(dense, given.data, limit=limit)
+        asked_for = calibration.Options(calibrate, root, samples, reconstruct, sensitivity)
+        evidence = calibration.gather(asked_for, model, found, target, skip)
         example = found.example()
-        spectra = lorank.measure(dense.cpu(), example, layout=layout, skip=skip)
-        rows = cut_rows(spectra, _ranks(spectra, asked, multiple))
-        small = _cut(found, spectra, rows, example)
+        if example is None and evidence is not None:
+            example = calibration.first(evidence.batches[0])
+        spectra = calibration.spectra(
+            asked_for, evidence, found, example, layout=layout, skip=skip, output=output
+        )
+        if multiple is None:
+            multiple = clock.MULTIPLE if latency is not None else 1
+        plan = None
+        if latency is not None:
+            plan = setting.plan(found, spectra, latency, multiple, target)
+            spectra = plan.spectra
+        dense = dense.cpu()
+        ranks = _ranks(spectra, asked, multiple) if plan is None else clock.full(plan)
+        rows = cut_rows(spectra, ranks)
+        small = _cut(found, spectra, rows, example, evidence)
         after = None
         if given.data is not None:
             if recalibrate:
@@ -125,19 +187,22 @@ def compress(
             "asked": {"target": asked[0], "value": asked[1]},
             "before": figures(lorank.cost(dense, example), before),
             "after": figures(lorank.cost(small, example), after),
-            "file_bytes": output.stat().st_size,
+            "file_bytes": disk_bytes(output),
             "layers": rows,
             "skipped": skipped_rows(dense, spectra),
         }
+        if plan is not None:
+            answer["latency"] = setting.answer(plan, found, small, target)
+        write_record(record, answer, spectra, found, origin(context))
     show_json(answer) if as_json else _show(answer)
 
 
-def _asked(macs: Any, params: Any, rule: str | None) -> tuple[str, Any]:
-    given = {"macs": macs, "params": params, "rule": rule}
+def _asked(**given: Any) -> tuple[str, Any]:
     named = [(name, value) for name, value in given.items() if value is not None]
     if len(named) != 1:
         words = " and ".join(f"--{name}" for name, _ in named) or "none"
-        raise LorankError(f"give one of --macs, --params and --rule, found {words}")
+        every = ", ".join(f"--{name}" for name in given)
+        raise LorankError(f"give one of {every}, found {words}")
     return named[0]
 
 
@@ -164,16 +229,26 @@ def _ranks(spectra: Spectra, asked: tuple[str, Any], multiple: int) -> dict[str,
 
 
 def _cut(
-    found: Network, spectra: Spectra, rows: list[dict[str, Any]], example: Tensor | None
+    found: Network,
+    spectra: Spectra,
+    rows: list[dict[str, Any]],
+    example: Any,
+    evidence: calibration.Evidence | None,
 ) -> nn.Module:
     """Cut where it pays, and give plain layers back; what stays dense keeps its weights."""
     ranks = {row["layer"]: row["rank"] for row in rows if row["stays_dense"] is None}
     if found.layers:
-        return lorank.fold(lorank.prune(found.model, ranks), example=example)
+        known = None if evidence is None else evidence.calibration
+        low = lorank.prune(found.model, ranks, calibration=known)
+        return lorank.fold(low.cpu(), example=example)
     if not ranks:
         return lorank.fold(found.model)
     layouts = {name: spectra[name].layout for name in ranks}
-    return lorank.fold(lorank.decompose(found.model, ranks, layout=layouts), example=example)
+    if evidence is None:
+        low = lorank.decompose(found.model, ranks, layout=layouts)
+    else:
+        low = calibration.cut(found.model, ranks, layouts, evidence)
+    return lorank.fold(low, example=example)
 
 
 def _batches(data: Data, count: int, model: nn.Module) -> Iterator[Any]:
@@ -203,5 +278,6 @@ def _show(answer: dict[str, Any]) -> None:
         compared(before, after, ("before", "after")),
         "",
         f"Asked: {asked['target']} {asked['value']}. Reached: {reached(before, after)}.",
+        *([clock.in_words(answer["latency"])] if "latency" in answer else []),
         f"Wrote {answer['file']}, {size(answer['file_bytes'])}.",
     )

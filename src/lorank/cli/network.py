@@ -13,6 +13,7 @@ from lorank.cli.show import note
 from lorank.errors import LorankError
 from lorank.files import load
 from lorank.files.checkpoint import read_manifest
+from lorank.files.huggingface import CONFIG, is_compressed, open_compressed
 from lorank.training.run import FOLDED
 from lorank.zoo import MODELS, load_data, load_model
 from lorank.zoo import Data as DataSet
@@ -146,11 +147,32 @@ def network(text: str, given: Source) -> Network:
     Raises:
         LorankError: if there is none of that name, or its file cannot be used.
     """
+    if is_hub_folder(text):
+        return _from_folder(Path(text.removeprefix("hf:")), given)
     if is_file(text):
         return _from_file(model_file(text), given)
     if given.spec is not None:
         raise LorankError(f"--model is for files, and {text!r} names a model already")
     return _by_name(text, given)
+
+
+def is_hub_folder(text: str) -> bool:
+    """Whether MODEL is a Hugging Face folder: a compressed one, or a dense one by its path.
+
+    Example:
+        >>> is_hub_folder("hf:bert-base-uncased"), is_hub_folder("resnet20")
+        (False, False)
+    """
+    path = Path(text.removeprefix("hf:"))
+    dense = not text.startswith("hf:") and text not in MODELS and (path / CONFIG).is_file()
+    return dense or is_compressed(path)
+
+
+def disk_bytes(path: Path) -> int:
+    """Size of a model's file, or of the weights in its folder."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return path.stat().st_size
 
 
 def is_file(text: str) -> bool:
@@ -205,6 +227,14 @@ def _from_file(path: Path, given: Source) -> Network:
     shape = given.shape or (read_shape(info["input"]) if "input" in info else None)
     shape = shape or natural(spec, options)
     return Network(model, _info(spec, options, shape), shape, path, manifest["layers"])
+
+
+def _from_folder(path: Path, given: Source) -> Network:
+    if given.weights is not None:
+        raise LorankError(f"--weights are for a model by name, and {path} has its own")
+    layers = open_compressed(path)[0]["layers"] if is_compressed(path) else {}
+    info = {"model": f"hf:{path}"} | ({"input": str(given.shape)} if given.shape else {})
+    return Network(load(path), info, given.shape, path, layers)
 
 
 def _by_name(spec: str, given: Source) -> Network:

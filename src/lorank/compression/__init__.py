@@ -1,10 +1,30 @@
 """Stages of a weight's life: a model (or a table) in, a model (or a table) out."""
 
+from lorank.compression.calibrate import Calibration, calibrate
 from lorank.compression.cost import Cost, cost
 from lorank.compression.decompose import decompose
 from lorank.compression.fold import fold
+from lorank.compression.latency_plan import latency_plan
+from lorank.compression.latency_table import latency_table, timed
 from lorank.compression.measure import measure
 from lorank.compression.prune import prune
 from lorank.compression.recalibrate import recalibrate
+from lorank.compression.reconstruct import reconstruct
+from lorank.compression.sensitivity import sensitivity
 
-__all__ = ["Cost", "cost", "decompose", "fold", "measure", "prune", "recalibrate"]
+__all__ = [
+    "Calibration",
+    "Cost",
+    "calibrate",
+    "cost",
+    "decompose",
+    "fold",
+    "latency_plan",
+    "latency_table",
+    "measure",
+    "prune",
+    "recalibrate",
+    "reconstruct",
+    "sensitivity",
+    "timed",
+]

@@ -55,7 +55,7 @@ def cost(model: nn.Module, example: Example | None = None) -> Cost:
     model = opened(model)
     found = [site for site in sites(model) if site.factored]
     params = count_parameters(model)
-    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    size = count_bytes(model)
     seen = None if example is None else watch(model, found, example)
     macs = None if seen is None else seen.macs - sum(seen.inside.values())
     for site in found:
@@ -86,6 +86,11 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def count_bytes(model: nn.Module) -> int:
+    """Count bytes of parameters and buffers, tied ones once."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
 def watch(model: nn.Module, found: Iterable[Site], example: Example) -> Trace:
     """Run a model on an example and watch every layer of some sites."""
     return trace(model, example, [m for s in found for m in s.members.values()])
@@ -99,11 +104,11 @@ def limit(site: Site, view: Unfolding, seen: Trace | None = None) -> int:
     that is only looked up, at no MACs, is judged by its weights alone.
     """
     called = seen is not None and any(seen.calls[id(m)] for m in site.members.values())
-    calls = seen.calls if called and seen else _nominal(site)
+    calls = seen.calls if called and seen else nominal(site)
     return break_even([Price(*site.weights(view)), site_macs(site, view, calls)])
 
 
-def _nominal(site: Site) -> dict[int, list[Call]]:
+def nominal(site: Site) -> dict[int, list[Call]]:
     """One position of each layer that shares a weight."""
     forms = [(m, svd_form(m)) for m in site.members.values()]
     return {id(m): [Call(1, *form.positions(m))] for m, form in forms if form is not None}

@@ -6,10 +6,11 @@ from numbers import Integral
 import torch
 from torch import nn
 
+from lorank.compression.calibrate import Calibration
 from lorank.compression.layout import choose_layout, layout_table
-from lorank.compression.measure import decomposable, layer_error
+from lorank.compression.measure import decomposable, layer_error, reached
 from lorank.errors import LorankError
-from lorank.linalg import SVD, Unfolding, svd, truncate
+from lorank.linalg import SVD, Moments, Unfolding, svd, truncate, weighted_cut
 from lorank.nn.surgery import Site, by_site, closed, opened, parameter_like, sites, swap
 
 
@@ -20,11 +21,13 @@ def decompose(
     layout: str | Mapping[str, str] = "auto",
     layers: Iterable[str] | None = None,
     skip: Iterable[str] | None = None,
+    calibration: Calibration | None = None,
 ) -> nn.Module:
     """Copy a network with its layers as ``U·diag(S)·Vh``.
 
     At full rank the function is the same to rounding; at rank r each weight is its best rank-r
-    approximation in its layout (Eckart and Young, 1936). Everything else is kept: biases,
+    approximation in its layout (Eckart and Young, 1936), or with a calibration the best for what
+    the layer does (:func:`lorank.linalg.weighted_cut`). Everything else is kept: biases,
     normalisation with its statistics, buffers, dtypes, devices, modes, ties.
 
     Args:
@@ -34,6 +37,7 @@ def decompose(
         layout: as in :func:`lorank.measure`; give both the same.
         layers: names or shell patterns of the layers to decompose (without ``ranks``).
         skip: names or patterns of layers to leave dense.
+        calibration: from :func:`lorank.calibrate`, for layers cut below full rank.
 
     Returns:
         A new model. ``nn.MultiheadAttention`` with a decomposed projection becomes
@@ -42,7 +46,8 @@ def decompose(
     Raises:
         LorankError: if no layer can be decomposed, a layer is in SVD form already, a name,
             layout or rank is wrong, a weight is lazy, on the meta device, empty, or holds NaN or
-            Inf, or the call is made under ``torch.inference_mode``.
+            Inf, the calibration has not seen a layer that is cut, or the call is made under
+            ``torch.inference_mode``.
 
     Cost: one SVD a weight, ``O(m·n·min(m, n))``. Source: Yang et al., 2020, section 3.
 
@@ -61,9 +66,12 @@ def decompose(
         layers = list(wanted)
     chosen = decomposable(source, every, layers, skip)
     _refuse_factored(chosen)
+    if calibration is not None and ranks is None:
+        raise LorankError("a calibration is for a cut: give decompose ranks, too")
+    reached(chosen, calibration, layers)
     layouts = layout_table(every, layout)
     factors = {
-        site.name: _factors(site, layouts[site.name], wanted)
+        site.name: _factors(site, layouts[site.name], wanted, (calibration or {}).get(site.name))
         for site in sorted(chosen, key=_size, reverse=True)  # most workspace while least is held
     }
     return closed(swap(source, factors))
@@ -82,15 +90,21 @@ def _refuse_factored(chosen: list[Site]) -> None:
         )
 
 
-def _factors(site: Site, layout: str, ranks: Mapping[str, int] | None) -> tuple[SVD, Unfolding]:
+def _factors(
+    site: Site, layout: str, ranks: Mapping[str, int] | None, moments: Moments | None
+) -> tuple[SVD, Unfolding]:
+    weight = site.module.weight
     try:
-        view = site.view(choose_layout(site, layout))
+        view = site.view(choose_layout(site, layout, moments))
         full = min(view.shape)
         rank = full if ranks is None else check_rank(ranks[site.name], full)
-        factors = svd(view.matrix(site.module.weight))
+        if moments is not None and rank < full:
+            factors = weighted_cut(view, weight, moments, rank)
+        else:
+            factors = svd(view.matrix(weight))
     except LorankError as error:
         raise layer_error(site, error) from None
-    weight = site.module.weight  # parameters at once: the SVD's own, larger memory is let go
+    # parameters at once: the SVD's own, larger memory is let go
     return SVD(*(parameter_like(weight, factor) for factor in truncate(factors, rank))), view
 
 

@@ -24,7 +24,8 @@ def fold(
 ) -> nn.Module:
     """Copy a network in SVD form as plain torch layers with the same function.
 
-    Each layer becomes a pair of thin layers (an ``nn.Sequential``) where that saves weights or
+    Each layer becomes a pair of thin layers (an ``nn.Sequential``,
+    :class:`lorank.nn.Pair`) where that saves weights or
     MACs and costs neither, and one dense layer again where it does not: a network never grows.
     MACs depend on the maps' sizes where a stride or a missing padding shrinks them: the example
     gives them, and without one a layer is judged at one position of a large map.
@@ -48,7 +49,7 @@ def fold(
         >>> import lorank
         >>> low = lorank.decompose(nn.Sequential(nn.Linear(8, 8)), {"0": 2})
         >>> fold(low)[0]
-        Sequential(
+        Pair(
           (0): Linear(in_features=8, out_features=2, bias=False)
           (1): Linear(in_features=2, out_features=8, bias=True)
         )

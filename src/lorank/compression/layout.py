@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from lorank.errors import unknown
-from lorank.linalg import singular_values
+from lorank.linalg import Moments, singular_values, weighted_singular_values
 from lorank.linalg.unfold import LAYOUTS
 from lorank.nn.surgery import Site, by_site
 
@@ -27,17 +27,19 @@ def layout_table(every: Iterable[Site], layout: str | Mapping[str, str]) -> dict
     return {s.name: str(wanted.get(s.name, "auto")) for s in every}
 
 
-def choose_layout(site: Site, wanted: str) -> str:
+def choose_layout(site: Site, wanted: str, moments: Moments | None = None) -> str:
     """Name the layout of one dense weight.
 
     A layout that the kernel does not admit (a spatial one of a 1×1 kernel or a linear layer)
     becomes ``channel``. ``auto`` compares the layouts at half of the dense layer's MACs and takes
     the one that keeps the largest share of ‖W‖_F² there; on a tie the first in the table. It
-    looks at the weight and the strides only, so that measuring and decomposing agree.
+    looks at the weight and the strides only, so that measuring and decomposing agree; with
+    moments, at the weighed weight.
 
     Args:
         site: a dense site.
         wanted: a layout's name or ``"auto"``.
+        moments: of the layer, where it was calibrated.
     """
     possible = site.view().possible()
     if wanted != "auto":
@@ -46,7 +48,7 @@ def choose_layout(site: Site, wanted: str) -> str:
     paying = {name: (d, p) for name, (d, p) in paying.items() if p < d}
     if len(paying) < 2:
         return next(iter(paying), "channel")
-    kept = {name: _kept(site, name, HALF * d / p) for name, (d, p) in paying.items()}
+    kept = {name: _kept(site, name, HALF * d / p, moments) for name, (d, p) in paying.items()}
     return max(kept, key=lambda name: kept[name])
 
 
@@ -56,9 +58,13 @@ def _prices(site: Site, layout: str) -> tuple[int, int]:
     return site.view(layout).macs(*site.kind.positions(site.module))
 
 
-def _kept(site: Site, layout: str, rank: float) -> float:
+def _kept(site: Site, layout: str, rank: float, moments: Moments | None) -> float:
     """Share of the energy up to a rank (the last one in part), rounded: noise makes no choice."""
-    values = singular_values(site.view(layout).matrix(site.module.weight))
+    view, weight = site.view(layout), site.module.weight
+    if moments is None:
+        values = singular_values(view.matrix(weight))
+    else:
+        values = weighted_singular_values(view, weight, moments)
     energy = values.double().square().reshape(-1, values.shape[-1]).sum(0)
     whole = int(rank)
     kept = energy[:whole].sum() + (rank - whole) * energy[whole : whole + 1].sum()

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lorank.compression.cost import count_parameters, limit, site_macs
+from lorank.compression.calibrate import Calibration
+from lorank.compression.cost import count_bytes, count_parameters, limit, site_macs
 from lorank.compression.layout import choose_layout, layout_table
 from lorank.compression.trace import Example, Trace, trace
 from lorank.errors import LorankError
-from lorank.linalg import singular_values
+from lorank.linalg import Moments, Unfolding, singular_values, weighted_singular_values
 from lorank.nn.surgery import Site, opened, select, sites
 from lorank.ranks import Price, Spectra, Spectrum
 
@@ -21,6 +23,7 @@ def measure(
     layout: str | Mapping[str, str] = "auto",
     layers: Iterable[str] | None = None,
     skip: Iterable[str] | None = None,
+    calibration: Calibration | None = None,
 ) -> Spectra:
     """Singular values of every layer, with the price of its ranks.
 
@@ -36,6 +39,9 @@ def measure(
         layers: names or shell patterns of the layers to measure; by default all that have an
             SVD form, but for embeddings that are only looked up.
         skip: names or patterns of layers to leave alone.
+        calibration: from :func:`lorank.calibrate`. Singular values are then those of the weight
+            weighed by what the layer reads and by what its errors do to the answer, and only
+            layers that the calibration has reached are measured.
 
     Returns:
         A table by layer name; tied layers have one entry, under the first one's name.
@@ -53,14 +59,16 @@ def measure(
     """
     model = opened(model)
     every = sites(model)
-    chosen = decomposable(model, every, layers, skip)
+    chosen = reached(decomposable(model, every, layers, skip), calibration, layers)
     seen = None
     if example is not None:
         seen = trace(model, example, [m for s in every if s.kind for m in s.members.values()])
     layouts = layout_table(every, layout)
-    table = {site.name: _spectrum(site, layouts, seen) for site in chosen}
+    moments = calibration or {}
+    table = {s.name: _spectrum(s, layouts, seen, moments.get(s.name)) for s in chosen}
     macs = None if seen is None else _dense_macs(every, seen)
-    return Spectra(table, params=_dense_params(model, every), macs=macs)
+    params, size = _dense_size(model, every)
+    return Spectra(table, params=params, bytes=size, macs=macs)
 
 
 def decomposable(
@@ -116,29 +124,84 @@ def layer_error(site: Site, error: LorankError) -> LorankError:
     return LorankError(f"layer {site.name!r}: {error}")
 
 
-def _spectrum(site: Site, layouts: Mapping[str, str], seen: Trace | None) -> Spectrum:
+def _spectrum(
+    site: Site, layouts: Mapping[str, str], seen: Trace | None, moments: Moments | None
+) -> Spectrum:
     try:
         if site.factored:
-            view, values = site.view(), site.module.singular_values()
+            view = site.view()
         else:
-            view = site.view(choose_layout(site, layouts[site.name]))
-            values = singular_values(view.matrix(site.module.weight))
+            view = site.view(choose_layout(site, layouts[site.name], moments))
+        values = _values(site, view, moments)
     except LorankError as error:
         raise layer_error(site, error) from None
     macs = None if seen is None else site_macs(site, view, seen.calls)
     weights = Price(*site.weights(view))
-    return Spectrum(values, view.shape, view.layout, weights, macs, limit(site, view, seen))
+    loss = None if moments is None else predicted_loss(values)
+    most = limit(site, view, seen)
+    size = (site.module.U if site.factored else site.module.weight).element_size()
+    return Spectrum(values, view.shape, view.layout, weights, macs, most, None, loss, size)
 
 
-def _dense_params(model: nn.Module, every: list[Site]) -> int:
-    """Parameters of the dense network that a model is, or came from."""
-    total = count_parameters(model)
+def _values(site: Site, view: Unfolding, moments: Moments | None) -> Tensor:
+    if moments is not None:
+        return weighted_singular_values(view, site.module.weight, moments)
+    if site.factored:
+        return site.module.singular_values()
+    return singular_values(view.matrix(site.module.weight))
+
+
+def predicted_loss(values: Tensor) -> Tensor:
+    """What each rank loses, comparable between layers: ``Σ_{i>r} σ_i² / √(Σ σ_i²)``.
+
+    The geometric mean of two measures that fail in opposite ways: the share of the layer's own
+    output, blind to how much the layer matters, and its first-order effect on the answer, which
+    later layers absorb in part.
+
+    Args:
+        values: weighed singular values, ``(r,)`` or ``(groups, r)``.
+
+    Returns:
+        ``(r + 1,)`` for ranks from 0 to full.
+
+    Example:
+        >>> predicted_loss(torch.tensor([4.0, 3.0])).tolist()
+        [5.0, 1.8, 0.0]
+    """
+    energy = values.double().square().reshape(-1, values.shape[-1]).sum(0)
+    tail = torch.cat([energy.flip(0).cumsum(0).flip(0), energy.new_zeros(1)])
+    return tail / tail[0].clamp_min(torch.finfo(tail.dtype).tiny).sqrt()
+
+
+def reached(
+    chosen: list[Site], calibration: Calibration | None, named: Iterable[str] | None
+) -> list[Site]:
+    """Keep the sites that a calibration knows.
+
+    Raises:
+        LorankError: if a site was asked for by name and no batch has reached it, or none is left.
+    """
+    if calibration is None:
+        return chosen
+    missing = [repr(s.name) for s in chosen if s.name not in calibration]
+    if missing and (named is not None or len(missing) == len(chosen)):
+        raise LorankError(
+            f"calibration has seen no input of {', '.join(missing)}: calibrate the same network "
+            "on batches that reach these layers, or skip them"
+        )
+    return [s for s in chosen if s.name in calibration]
+
+
+def _dense_size(model: nn.Module, every: list[Site]) -> tuple[int, int]:
+    """Parameters and bytes of the dense network that a model is, or came from."""
+    params, size = count_parameters(model), count_bytes(model)
     for site in every:
         if site.factored:
             layer = site.module
-            total -= sum(f.numel() for f in (layer.U, layer.S, layer.Vh))
-            total += layer.view.weights()[0]
-    return total
+            held = sum(f.numel() for f in (layer.U, layer.S, layer.Vh))
+            saved = held - layer.view.weights()[0]
+            params, size = params - saved, size - saved * layer.U.element_size()
+    return params, size
 
 
 def _dense_macs(every: list[Site], seen: Trace) -> int:

@@ -6,15 +6,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorank.compression.calibrate import Calibration
 from lorank.compression.decompose import check_rank, refuse_inference_mode
 from lorank.compression.measure import layer_error
 from lorank.errors import LorankError, unknown
-from lorank.linalg import SVD, product_svd, truncate
+from lorank.linalg import SVD, Moments, product_svd, truncate, weighted_cut
 from lorank.nn import Factored
 from lorank.nn.surgery import Site, by_site, exchange, opened, parameter_like, sites
 
 
-def prune(model: nn.Module, ranks: Mapping[str, int], *, by: str = "product") -> nn.Module:
+def prune(
+    model: nn.Module,
+    ranks: Mapping[str, int],
+    *,
+    by: str = "product",
+    calibration: Calibration | None = None,
+) -> nn.Module:
     """Copy a network in SVD form with smaller ranks.
 
     Args:
@@ -25,6 +32,8 @@ def prune(model: nn.Module, ranks: Mapping[str, int], *, by: str = "product") ->
         by: what is cut. ``"product"``: the singular values of ``U·diag(|S|)·Vh``, the best cut,
             and the one that :func:`lorank.measure` shows. ``"raw"``: the entries of ``|S|``, as
             in the paper; U and Vh are then only sliced.
+        calibration: from :func:`lorank.calibrate`; layers that it has seen are then cut by what
+            they do (:func:`lorank.linalg.weighted_cut`), in place of ``by``.
 
     Returns:
         A new model. Its parameters are new too: make a new optimizer.
@@ -42,23 +51,26 @@ def prune(model: nn.Module, ranks: Mapping[str, int], *, by: str = "product") ->
         3
     """
     successors: dict[int, Any] = {}
-    for layer, cut in _cuts(model, ranks, by):
+    for layer, cut in _cuts(model, ranks, by, calibration):
         old = layer.U, layer.S, layer.Vh
         successors.update((id(o), n) for o, n in zip(old, cut, strict=True))
     return exchange(model, successors)
 
 
-def _cuts(model: nn.Module, ranks: Mapping[str, int], by: str) -> list[tuple[Factored, SVD]]:
+def _cuts(
+    model: nn.Module, ranks: Mapping[str, int], by: str, calibration: Calibration | None = None
+) -> list[tuple[Factored, SVD]]:
     """Layers to cut, each with its new parameters; everything is checked before anything is cut."""
     if by not in CUTS:
         raise unknown("cut", by, CUTS)
     refuse_inference_mode("prune")
     every = sites(opened(model))
     wanted = by_site(every, ranks)
-    return [_cut_site(s, wanted[s.name], by) for s in every if s.name in wanted]
+    known = calibration or {}
+    return [_cut_site(s, wanted[s.name], by, known.get(s.name)) for s in every if s.name in wanted]
 
 
-def _cut_site(site: Site, rank: int, by: str) -> tuple[Factored, SVD]:
+def _cut_site(site: Site, rank: int, by: str, moments: Moments | None) -> tuple[Factored, SVD]:
     layer = site.module
     if not isinstance(layer, Factored):
         raise LorankError(
@@ -66,7 +78,11 @@ def _cut_site(site: Site, rank: int, by: str) -> tuple[Factored, SVD]:
         )
     try:
         most = check_rank(rank, min(layer.view.shape))
-        cut = CUTS[by](layer, min(most, layer.rank))
+        most = min(most, layer.rank)
+        if moments is not None and most < layer.rank:
+            cut = weighted_cut(layer.view, layer.weight, moments, most)
+        else:
+            cut = CUTS[by](layer, most)
     except LorankError as error:
         raise layer_error(site, error) from None
     old = layer.U, layer.S, layer.Vh

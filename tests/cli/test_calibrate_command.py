@@ -1,0 +1,139 @@
+"""``lorank compress --calibrate``: cut by what unlabelled inputs show to matter."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lorank as library
+from lorank.cli import calibration
+from lorank.zoo import load_data, load_model
+
+OPTIONS = {"in_channels": 1, "classes": 10, "size": 8, "width": 8}
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "small.safetensors"
+
+
+def asked(ended, out, *more):
+    given = ("--calibrate", "digits", "--samples", "400", "--json")
+    return (
+        "compress",
+        ended.folder / "dense.safetensors",
+        "--macs",
+        "0.5",
+        "-o",
+        out,
+        *given,
+        *more,
+    )
+
+
+def error(ended, file):
+    """Relative error of the answers on images that nothing was calibrated on."""
+    dense = library.load(ended.folder / "dense.safetensors", load_model("resnet8", **OPTIONS))
+    small = library.load(file, load_model("resnet8", **OPTIONS))
+    images, _ = load_data("digits").test.__getitems__(range(300))
+    with torch.no_grad():
+        true = dense.eval()(images)
+        return float((small.eval()(images) - true).norm() / true.norm())
+
+
+def test_each_step_loses_less_at_the_same_macs(lorank, ended, out):
+    plain = lorank(*asked(ended, out)[:6], "--json").json["after"]["macs"]
+    errors = [error(ended, out)]
+    for more in (("--no-reconstruct",), ()):
+        after = lorank(*asked(ended, out, *more)).json["after"]
+        assert after["macs"] == pytest.approx(plain, rel=0.05)
+        errors.append(error(ended, out))
+    by_weights, by_data, walked = errors
+    assert by_data < 0.9 * by_weights
+    assert walked < 0.9 * by_data
+
+
+def test_tries_are_kept_and_an_interrupted_search_goes_on(lorank, ended, out, monkeypatch):
+    lost, place = [], out.with_name(f".{out.name}.tries.json")
+    real = library.sensitivity
+
+    def interrupted(*args, note, **named):
+        def stop(key, distance):
+            note(key, distance)
+            lost.append(key)
+            if len(lost) == 3:
+                raise KeyboardInterrupt
+
+        return real(*args, note=stop, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration.lorank, "sensitivity", interrupted)
+        with pytest.raises((KeyboardInterrupt, AssertionError)):
+            lorank(*asked(ended, out, "--sensitivity", "50"))
+    assert set(json.loads(place.read_text())["tries"]) == set(lost) and not out.exists()
+    again = lorank(*asked(ended, out, "--sensitivity", "50"))
+    assert "3 tries were kept from before" in again.err
+    assert out.exists() and not place.exists()
+
+
+def test_tries_of_another_network_are_not_taken(ended, tmp_path):
+    place = tmp_path / "tries.json"
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    mark = calibration._fingerprint(one, [torch.ones(1, 2)])
+    place.write_text(json.dumps({"of": mark, "tries": {"a": 1.0}}))
+    assert calibration._known(place, mark) == {"a": 1.0}
+    assert calibration._known(place, calibration._fingerprint(other, [torch.ones(1, 2)])) == {}
+    assert calibration._known(place, calibration._fingerprint(one, [torch.zeros(1, 2)])) == {}
+    place.write_text("{")
+    assert calibration._known(place, mark) == {}
+
+
+def test_inputs_from_an_array(lorank, ended, out, tmp_path):
+    rows = tmp_path / "rows.npy"
+    images, _ = load_data("digits").train.__getitems__(range(200))
+    np.save(rows, images.numpy())
+    typed = asked(ended, out)
+    lorank(*(rows if word == "digits" else word for word in typed))
+    assert out.exists()
+
+
+def test_a_network_in_svd_form_is_cut_by_data(lorank, ended, out):
+    typed = asked(ended, out)
+    lorank(*(ended.folder / "svd.safetensors" if "dense" in str(w) else w for w in typed))
+    assert out.exists()
+
+
+def test_a_budget_in_bytes(lorank, ended, out):
+    typed = ("compress", ended.folder / "dense.safetensors", "--bytes", "0.6", "-o", out, "--json")
+    answer = lorank(*typed).json
+    assert 0.5 * answer["before"]["bytes"] < answer["after"]["bytes"]
+    assert answer["after"]["bytes"] <= 0.6 * answer["before"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--calibrate", "rows.txt"), "texts are for a Hugging Face model"),
+        (("--calibrate", "none.npy"), "none.npy must be a NumPy file of numbers"),
+        (("--calibrate", "moon"), "unknown data set 'moon'"),
+        (("--sensitivity", "5"), "--sensitivity needs inputs: name them with --calibrate"),
+    ],
+)
+def test_refused(refused, ended, out, more, said):
+    dense = ended.folder / "dense.safetensors"
+    assert said in refused("compress", dense, "--macs", "0.5", "-o", out, *more)
+    assert not out.exists()
+
+
+def test_inputs_with_nan_or_of_another_shape_are_refused(refused, ended, out, tmp_path):
+    rows = tmp_path / "rows.npy"
+    for bad, said in (
+        (np.full((4, 1, 8, 8), np.nan, np.float32), "layer 'conv1' read NaN or Inf"),
+        (np.ones((4, 3, 8, 8), np.float32), "the model must run on every batch, and failed on"),
+    ):
+        np.save(rows, bad)
+        typed = asked(ended, out)
+        assert said in refused(*(rows if word == "digits" else word for word in typed))
+    assert not out.exists()

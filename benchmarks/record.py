@@ -15,11 +15,14 @@ from lorank.files.atomic import replacing
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
-def record(name: str, figures: Any, **settings: Any) -> Path:
-    """Write ``docs/results/NAME.json``; the folder's tables are made from these files."""
+def record(name: str, figures: Any, *, command: str | None = None, **settings: Any) -> Path:
+    """Write ``docs/results/NAME.json``; the folder's tables are made from these files.
+
+    The command recorded is the one that runs, or another that makes all of the figures.
+    """
     content = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments()]),
+        "command": command or _command(),
         "date": time.strftime("%Y-%m-%d"),
         "lorank": lorank.__version__,
         "torch": torch.__version__,
@@ -34,6 +37,10 @@ def record(name: str, figures: Any, **settings: Any) -> Path:
         draft.write_text(json.dumps(content, indent=2) + "\n")
     print(f"wrote {path.name}")
     return path
+
+
+def _command() -> str:
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments()])
 
 
 def _arguments() -> list[str]:

@@ -1,0 +1,1 @@
+"""Post-training compression measured: pretrained networks, lorank and its rivals, one budget."""

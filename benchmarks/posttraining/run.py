@@ -45,6 +45,9 @@ GRID: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Network → its budgets and methods; the dense network is judged as well."""
 
+MATCHED = ("resnet20/lorank/macs0.468", "resnet56/lorank/macs0.2305")
+"""At the MACs that AIMET reached where it was asked for 0.5."""
+
 
 def experiments() -> list[str]:
     names = []
@@ -52,7 +55,7 @@ def experiments() -> list[str]:
         unit = Budget.read(budgets[0]).unit
         names.append(f"{network}/dense/{unit}1.0")
         names += [f"{network}/{m}/{b}" for b in budgets for m in methods]
-    return names
+    return [*names, *MATCHED]
 
 
 def figures() -> list[dict[str, Any]]:

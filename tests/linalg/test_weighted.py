@@ -413,7 +413,7 @@ def test_moments_that_do_not_fit_are_refused(broken):
         lambda: weighted_error(view, kernel, moments),
         lambda: compensated(view, kernel, moments, torch.eye(6).double()[None]),
     ):
-        with pytest.raises(LorankError, match="^moments of (in|out)puts must be"):
+        with pytest.raises(LorankError, match=r"^moments of (in|out)puts must be"):
             call()
 
 
@@ -432,7 +432,7 @@ def test_values_that_are_not_finite_are_refused(bad):
         lambda: compensated(view, kernel, moments, bad * cross),
         lambda: compensated(view, kernel, moments, cross[:, :4]),
     ):
-        with pytest.raises(LorankError, match="finite values, found|must be of shape|be finite"):
+        with pytest.raises(LorankError, match=r"finite values, found|must be of shape|be finite"):
             call()
 
 

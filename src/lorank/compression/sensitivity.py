@@ -18,7 +18,8 @@ FRACTIONS = (0.25, 0.5, 0.75)
 
 
 def _squared(found: Tensor, true: Tensor) -> Tensor:
-    return (found - true).square().sum() / true.square().sum()
+    tiny = torch.finfo(true.dtype).tiny  # an answer of nothing that stays one
+    return (found - true).square().sum() / true.square().sum().clamp_min(tiny)
 
 
 def _divergence(found: Tensor, true: Tensor) -> Tensor:
@@ -91,11 +92,13 @@ def sensitivity(
         raise LorankError("sensitivity needs at least one batch, found none")
     wanted = answer or answer_of
     true = _answers(model, kept, wanted)
+    if not all(torch.isfinite(a).all() for a in true):
+        raise LorankError("an answer must be finite, and the network's has NaN or Inf uncut")
     for key, name, rank in _tries(spectra, fractions):
         if key in found:
             continue
         layout = {name: spectra[name].layout}
-        low = decompose(model, {name: rank}, layout=layout, calibration=_only(calibration, name))
+        low = decompose(model, {name: rank}, layout=layout, calibration=calibration)
         pairs = zip(_answers(low, kept, wanted), true, strict=True)
         found[key] = float(sum(DISTANCES[distance](a, b) for a, b in pairs)) / len(kept)
         if not math.isfinite(found[key]):
@@ -111,10 +114,6 @@ def sensitivity(
     }
     whole = {unit: getattr(spectra, unit, None) for unit in ("params", "bytes", "macs", "latency")}
     return Spectra(table, **whole)
-
-
-def _only(calibration: Calibration | None, name: str) -> Calibration | None:
-    return None if calibration is None else Calibration({name: calibration[name]})
 
 
 def _tries(spectra: Spectra, fractions: Sequence[float]) -> list[tuple[str, str, int]]:

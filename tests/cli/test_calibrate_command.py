@@ -119,6 +119,8 @@ def test_a_budget_in_bytes(lorank, ended, out):
         (("--calibrate", "none.npy"), "none.npy must be a NumPy file of numbers"),
         (("--calibrate", "moon"), "unknown data set 'moon'"),
         (("--sensitivity", "5"), "--sensitivity needs inputs: name them with --calibrate"),
+        (("--samples", "5"), "--samples and --no-reconstruct are for --calibrate"),
+        (("--no-reconstruct",), "--samples and --no-reconstruct are for --calibrate"),
     ],
 )
 def test_refused(refused, ended, out, more, said):

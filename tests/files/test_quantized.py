@@ -190,3 +190,16 @@ def test_a_missing_package_is_named_with_the_command(files, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"'onnxruntime'.*pip install 'lorank\[onnx\]'"):
         quantize(files / "linear.onnx", tmp_path / "a.onnx", WORDS)
+
+
+def test_recurrent_layers_are_counted_as_float(tmp_path):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.fc = nn.LSTM(16, 32, batch_first=True), nn.Linear(32, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.lstm(x)[0][:, -1])
+
+    _, found = export_int8(Last(), torch.randn(4, 5, 16, generator=DATA), tmp_path / "a.onnx")
+    assert (found.layers, found.float_layers) == (1, 1)

@@ -8,6 +8,7 @@ from layer_kinds import CASES, KINDS, Conv1D
 from torch import nn
 
 import lorank
+from lorank.errors import LorankError
 from lorank.nn import Pair, SVDConv1D
 from lorank.nn.pair import Product
 from lorank.nn.surgery import svd_form
@@ -126,3 +127,19 @@ def test_a_conv1d_tied_to_a_linear_layer_stays_dense():
     other.weight = linear.weight
     with pytest.raises(lorank.LorankError, match="read the weight in different ways"):
         lorank.decompose(nn.Sequential(linear, other))
+
+
+def test_writing_into_its_weight_is_refused():
+    pair = lorank.fold(lorank.decompose(nn.Linear(8, 6), {"": 2}))
+    before = [p.clone() for p in pair.parameters()]
+    with torch.no_grad(), pytest.raises(LorankError, match="zero_ would not reach them"):
+        pair.weight.zero_()
+    with pytest.raises(LorankError, match="would not reach them"):
+        nn.init.normal_(pair.weight)
+    assert all(map(torch.equal, before, pair.parameters()))
+
+
+def test_torchscript_runs_it():
+    net = nn.Sequential(lorank.fold(lorank.decompose(nn.Linear(8, 6), {"": 2})))
+    x = torch.ones(3, 8)
+    torch.testing.assert_close(torch.jit.script(net)(x), net(x))

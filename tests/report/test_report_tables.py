@@ -129,3 +129,11 @@ def test_spectra_are_relative_and_groups_pooled():
 )
 def test_sparkline(values, width, drawn):
     assert sparkline(values, width) == drawn
+
+
+def test_a_layer_that_no_input_reaches_was_not_left_out():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    spectra = lorank.measure(model, skip=["1"])
+    assert [row["reason"] for row in skipped_rows(model, spectra)] == ["left out as asked"]
+    (row,) = skipped_rows(model, spectra, unreached=["1"])
+    assert row["reason"] == "the inputs of --calibrate do not reach it"

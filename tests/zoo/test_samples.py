@@ -70,12 +70,20 @@ def test_texts_of_a_batch_have_one_length(tmp_path):
         (lambda p: np.save(p, np.ones((0, 3))), "must hold an input a row"),
         (lambda p: np.save(p, np.array([["a"]])), "must hold an input a row"),
         (lambda p: np.save(p, np.array([[{}]], dtype=object)), "must be a NumPy file"),
+        (lambda p: np.savez(p.open("wb"), a=np.ones((2, 3))), "found an archive of several"),
     ],
 )
 def test_bad_arrays(tmp_path, make, said):
     make(tmp_path / "x.npy")
     with pytest.raises(LorankError, match=said):
         load_samples("x.npy", 1, root=tmp_path)
+
+
+def test_arrays_of_the_other_byte_order(tmp_path):
+    other = np.dtype(np.float32).newbyteorder()
+    np.save(tmp_path / "x.npy", np.full((2, 3), 7, dtype=other))
+    (batch,) = load_samples("x.npy", 2, root=tmp_path)
+    assert batch.tolist() == [[7.0] * 3] * 2
 
 
 def test_bad_texts_and_counts(tmp_path):

@@ -48,6 +48,8 @@ Sensitivity = Annotated[
     ),
 ]
 
+SAMPLES = 1000
+"""Inputs of ``--calibrate`` that are used, unless said otherwise."""
 
 WALK = 512
 """Inputs of which the walk of ``--reconstruct`` makes use: more have not helped."""
@@ -82,6 +84,8 @@ def gather(
     if options.data is None:
         if options.sensitivity:
             raise LorankError("--sensitivity needs inputs: name them with --calibrate")
+        if options.samples != SAMPLES or not options.reconstruct:
+            raise LorankError("--samples and --no-reconstruct are for --calibrate")
         return None
     batches = inputs(options, model, found, options.samples)
     dense = found.model.to(target)
@@ -159,7 +163,12 @@ def spectra(
         skip=skip,
         calibration=calibration,
     )
-    _tell_unreached(found.model, calibration, skip)
+    missing = unreached(found.model, evidence, skip)
+    if missing:
+        note(
+            f"{', '.join(missing)}: stays dense, the inputs of --calibrate do not reach it or the "
+            "answer does not depend on it"
+        )
     return _tried(options, known, evidence, found.model, output)
 
 
@@ -180,17 +189,12 @@ def cut(
     return low.cpu()
 
 
-def _tell_unreached(
-    model: nn.Module, calibration: lorank.Calibration, skip: Iterable[str] | None
-) -> None:
-    """Say which layers stay dense because no input has reached them."""
+def unreached(model: nn.Module, evidence: Evidence | None, skip: Iterable[str] | None) -> list[str]:
+    """Name the layers that nobody left out, and that no input has reached."""
+    if evidence is None:
+        return []
     wanted = select(sites(opened(model)), None, skip)
-    missing = [site.name for site in wanted if site.name not in calibration]
-    if missing:
-        note(
-            f"{', '.join(missing)}: stays dense, the inputs of --calibrate do not reach it or the "
-            "answer does not depend on it"
-        )
+    return [s.name for s in wanted if not s.lookup_only and s.name not in evidence.calibration]
 
 
 def _tried(

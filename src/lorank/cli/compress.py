@@ -92,7 +92,7 @@ def compress(
     channels_last: clock.ChannelsLast = False,
     skip: opt.Skip = None,
     calibrate: calibration.Calibrate = None,
-    samples: calibration.Samples = 1000,
+    samples: calibration.Samples = calibration.SAMPLES,
     reconstruct: calibration.Reconstruct = True,
     sensitivity: calibration.Sensitivity = 0,
     recalibrate: Annotated[
@@ -127,10 +127,7 @@ def compress(
     Examples:
       lorank compress resnet20 --weights r.th --macs 0.5 --calibrate cifar10:FOLDER -o s.safetensors
       lorank compress runs/digits/dense.safetensors --macs 0.5 --data digits -o b.safetensors
-      lorank compress vgg --weights v.pt --params 0.4 --recalibrate 9 --data digits -o d.safetensors
       lorank compress resnet56 --weights r.th --latency 0.7 --batch 32 --threads 2 -o e.safetensors
-      lorank compress timm:resnet18 --option pretrained=true --rule energy:0.95 -o c.safetensors
-      lorank compress hf:FOLDER --params 0.5 -o SMALL_FOLDER
       lorank compress hf:FOLDER --macs 0.6 --calibrate texts.txt -o SMALL_FOLDER
     """
     folder = is_folder_job(model, output)
@@ -138,6 +135,8 @@ def compress(
         ran = {"--data": data, "--weights": weights, "--recalibrate": recalibrate, "--input": shape}
         ran |= {"--latency": latency, "--batch": batch, "--threads": threads}
         ran |= {"--record": record, "--bytes": memory, "--sensitivity": sensitivity}
+        ran |= {"--samples": samples != calibration.SAMPLES, "--no-reconstruct": not reconstruct}
+        ran |= {"--channels-last": channels_last, "--model": spec, "--option": option}
         asked = _asked(macs=macs, params=params, bytes=memory, latency=latency, rule=rule)
         settings = {"multiple": 1 if multiple is None else multiple, "layout": layout}
         compress_shards(model, output, asked, **settings, skip=skip, as_json=as_json, unused=ran)
@@ -189,7 +188,7 @@ def compress(
             "after": figures(lorank.cost(small, example), after),
             "file_bytes": disk_bytes(output),
             "layers": rows,
-            "skipped": skipped_rows(dense, spectra),
+            "skipped": skipped_rows(dense, spectra, calibration.unreached(dense, evidence, skip)),
         }
         if plan is not None:
             answer["latency"] = setting.answer(plan, found, small, target)

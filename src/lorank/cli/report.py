@@ -70,9 +70,7 @@ def report(
 
     Examples:
       lorank report runs/digits
-      lorank bench runs/digits --data digits --json > runs/digits/bench.json
       lorank report runs/digits -o digits.html --pictures figures --format svg
-      lorank compress resnet20 --weights r.th --macs 0.5 -o small.safetensors --record r.json
       lorank report r.json
     """
     with asides():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorank.compression.latency import device_of
-from lorank.compression.patches import patch_size, patches
+from lorank.compression.patches import check_positions, patch_size, patches
 from lorank.compression.sums import Gram, all_of, distributed
 from lorank.compression.trace import Example, describe, evaluating, run
 from lorank.errors import LorankError
@@ -99,6 +99,7 @@ def calibrate(
             "calibrate follows gradients, and under torch.inference_mode there are none: pass "
             "outputs=False"
         )
+    check_positions(positions)
     model = opened(model)
     watched = [s for s in select(sites(model), layers, skip) if not s.lookup_only]
     sums = {site.name: _Sums(site.view()) for site in watched}

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lorank.errors import LorankError
 from lorank.linalg import Unfolding
 from lorank.nn.conv import pads
 
@@ -49,6 +50,19 @@ def patches(
     chosen = swept[(slice(None), slice(None), *where)]  # (samples, channels, positions, *taps)
     grouped = chosen.reshape(samples, view.groups, channels // view.groups, len(where[0]), -1)
     return grouped.permute(1, 0, 3, 2, 4).reshape(view.groups, samples * len(where[0]), -1)
+
+
+def check_positions(positions: int | None) -> None:
+    """Refuse a number of positions that is none.
+
+    Raises:
+        LorankError: if it is no whole number of at least 1, and not ``None``.
+    """
+    whole = isinstance(positions, int) and not isinstance(positions, bool)
+    if positions is not None and not (whole and positions >= 1):
+        raise LorankError(
+            f"positions must be a whole number of at least 1, or None, found {positions!r}"
+        )
 
 
 def patch_size(view: Unfolding) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorank.compression.calibrate import Calibration, attempt, readers
 from lorank.compression.latency import device_of
 from lorank.compression.measure import layer_error
-from lorank.compression.patches import patch_size, patches
+from lorank.compression.patches import check_positions, patch_size, patches
 from lorank.compression.sums import Gram, distributed
 from lorank.compression.trace import Example, evaluating
 from lorank.errors import LorankError
@@ -78,6 +78,7 @@ def reconstruct(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise LorankError(f"steps must be a whole number of at least 1, found {steps!r}")
+    check_positions(positions)
     kept = list(batches)
     if not kept:
         raise LorankError("reconstruct needs at least one batch, found none")

@@ -22,6 +22,9 @@ METHODS = ("auto", "dynamic", "static")
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 """Operations with a stored weight that have a fast int8 kernel on a CPU."""
 
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""Operations with stored weights that stay in float."""
+
 STATIC = (*PRODUCTS, "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
 """Operations that pass int8 on, so that a chain of layers stays in it."""
 
@@ -276,7 +279,9 @@ def _counted(draft: Path) -> tuple[int, int]:
     restored = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"}
     whole = sum(n.op_type in ("MatMulInteger", "ConvInteger") for n in nodes)
     whole += sum(n.op_type in PRODUCTS and n.input[1] in restored for n in nodes)
-    return whole, len(_weights(graph))
+    stored = {entry.name for entry in graph.graph.initializer}
+    recurrent = sum(n.op_type in RECURRENT and n.input[1] in stored for n in nodes)
+    return whole, len(_weights(graph)) + recurrent
 
 
 def rows(tensor: Tensor, count: int) -> list[Tensor]:

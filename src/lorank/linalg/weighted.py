@@ -192,7 +192,7 @@ def compensated(view: Unfolding, kernel: Tensor, moments: Moments, cross: Tensor
     ridge = torch.where(trace > 0, trace / moments.rows, 1.0)[..., None, None]
     eye = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     W = _patches(view, view.matrix(kernel.detach().double()))
-    W = W + W @ (cross - G) @ torch.linalg.pinv(G + ridge * eye, hermitian=True)
+    W = W + torch.linalg.solve(G + ridge * eye, W @ (cross - G), left=False)
     order = outer_blocks(view).to(W.device).reshape(-1)
     return view.kernel(W[..., order].reshape(view.groups, *view.shape))
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from lorank.errors import LorankError
+
 if TYPE_CHECKING:
     from lorank.nn.factored import Factored
 
@@ -24,6 +26,8 @@ class Pair(nn.Sequential):
         >>> pair.in_features, pair.weight.shape, pair.weight.dtype
         (8, torch.Size([6, 8]), torch.float32)
     """
+
+    __jit_unused_properties__ = ("weight", "bias")  # TorchScript runs a Sequential
 
     def __init__(self, layer: "Factored", first: nn.Module, second: nn.Module):
         super().__init__(first, second)
@@ -85,6 +89,7 @@ class Product(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if func in ASKED:
                 return func(*args, **(kwargs or {}))
+            _writes_nothing(func, (*args, *(kwargs or {}).values()))
             args, kwargs = tree_map_only(Product, lambda p: p.pair.product(), (args, kwargs or {}))
         return func(*args, **kwargs)
 
@@ -94,6 +99,21 @@ class Product(Tensor):
         del types
         args, kwargs = tree_map_only(Product, lambda p: p.pair.product(), (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _writes_nothing(func: Any, args: tuple[Any, ...]) -> None:
+    """Refuse to write into a product: the pair would not notice.
+
+    Raises:
+        LorankError: if the function works in place on it.
+    """
+    name = getattr(func, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+    if in_place and args and isinstance(args[0], Product):
+        raise LorankError(
+            f"the weight of a pair is the product of its two layers, and {name} would not reach "
+            "them: write into pair[0].weight and pair[1].weight"
+        )
 
 
 def _getter(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Tables as lists of plain rows: one row a layer, every value ready for JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ Row = dict[str, Any]
 
 BARS = "▁▂▃▄▅▆▇█"
 LOOKED_UP = "only looked up, at no MACs"
+UNREACHED = "the inputs of --calibrate do not reach it"
 
 
 def layer_rows(model: nn.Module, spectra: Mapping[str, Spectrum], keep: float) -> list[Row]:
@@ -104,12 +105,15 @@ def _costs(found: Spectrum, rank: int) -> Row:
     return row
 
 
-def skipped_rows(model: nn.Module, spectra: Mapping[str, Spectrum]) -> list[Row]:
+def skipped_rows(
+    model: nn.Module, spectra: Mapping[str, Spectrum], unreached: Collection[str] = ()
+) -> list[Row]:
     """List the layers whose weights were not measured, each with the reason.
 
     Args:
         model: the network that was measured.
         spectra: what :func:`lorank.measure` found.
+        unreached: layers that nobody left out, but that no input of a calibration reaches.
 
     Example:
         >>> import lorank
@@ -122,13 +126,19 @@ def skipped_rows(model: nn.Module, spectra: Mapping[str, Spectrum]) -> list[Row]
             "layer": site.name,
             "kind": type(site.module).__name__,
             "params": _size(site.module),
-            "reason": site.reason or (LOOKED_UP if site.lookup_only else "left out as asked"),
+            "reason": site.reason or _reason(site, unreached),
         }
         for site in sites(opened(model))
         if site.name not in spectra
     )
     # A recurrent layer holds several weights, and is one row.
     return list({(row["layer"], row["reason"]): row for row in rows}.values())
+
+
+def _reason(site: Site, unreached: Collection[str]) -> str:
+    if site.lookup_only:
+        return LOOKED_UP
+    return UNREACHED if site.name in unreached else "left out as asked"
 
 
 def _size(module: nn.Module) -> int:

@@ -59,7 +59,9 @@ def load_samples(
         return _texts(Path(root or "", spec), count, tokenizer, batch, noise)
     if kind == ".npy":
         rows: Any = _array(Path(root or "", spec))
-        return [torch.from_numpy(rows[i.numpy()]) for i in _drawn(len(rows), count, batch, noise)]
+        native = rows.dtype.newbyteorder("=")  # torch takes no other
+        drawn = _drawn(len(rows), count, batch, noise)
+        return [torch.from_numpy(rows[i.numpy()].astype(native, copy=False)) for i in drawn]
     train: Any = load_data(spec, root=root).train
     return [_images(train, i.tolist()) for i in _drawn(len(train), count, batch, noise)]
 
@@ -82,6 +84,9 @@ def _array(path: Path) -> np.ndarray:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise LorankError(f"{path} must be a NumPy file of numbers: {reason(error)}") from None
+    if not isinstance(rows, np.ndarray):
+        rows.close()
+        raise LorankError(f"{path} must be a NumPy file of one array, found an archive of several")
     numbers = np.issubdtype(rows.dtype, np.floating) or np.issubdtype(rows.dtype, np.integer)
     if not numbers or rows.ndim < 2 or len(rows) == 0:
         raise LorankError(

@@ -112,6 +112,17 @@ def test_a_budget_in_bytes(lorank, ended, out):
     assert answer["after"]["bytes"] <= 0.6 * answer["before"]["bytes"]
 
 
+def test_what_was_cut_enough_before_is_said(lorank, ended, out):
+    done = lorank("compress", ended.folder / "svd.safetensors", "--macs", "0.99", "-o", out)
+    assert "nothing was cut" in done.err
+
+
+def test_few_inputs_are_said(lorank, ended, out):
+    typed = asked(ended, out)
+    done = lorank(*("2" if word == "400" else word for word in typed))
+    assert "2 inputs are few for" in done.err
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

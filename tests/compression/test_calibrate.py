@@ -442,7 +442,7 @@ class Detached(nn.Module):
         (small(4, 3), [torch.rand(0, 4)], "needs at least one batch"),
         (small(4, 3), [torch.rand(2, 5)], r"must run on every batch, and failed on .*\(2, 5\)"),
         (small(4, 3), [{"y": torch.rand(2, 4)}], "must run on every batch, and failed on named"),
-        (nn.ReLU(), [torch.rand(2, 4)], "reached no layer"),
+        (nn.ReLU(), [torch.rand(2, 4)], "layers or skip leave none"),
         (Detached(), [torch.rand(2, 4)], "answer must depend on its layers by a derivative"),
     ],
 )
@@ -541,3 +541,14 @@ def test_two_processes_sum_what_they_saw(tmp_path):
         want = better[at].weight.detach()
         assert float((a - want).norm()) <= 1e-8 * float(want.norm())  # roots of Gram matrices
         assert float((low[at].weight - want).norm()) > 1e-3 * float(want.norm())
+
+
+@pytest.mark.parametrize("positions", [0, -1, 1.5, "all", True])
+def test_positions_are_a_whole_number(positions):
+    with pytest.raises(LorankError, match="positions must be a whole number of at least 1"):
+        lorank.calibrate(nn.Linear(2, 2), [torch.ones(1, 2)], positions=positions)
+
+
+def test_skipping_every_layer_is_said():
+    with pytest.raises(LorankError, match="layers or skip leave none"):
+        lorank.calibrate(nn.Linear(2, 2), [torch.ones(1, 2)], skip=["*"])

@@ -380,3 +380,10 @@ def test_rows_that_went_another_way_are_not_compared():
     better = reconstruct(low, model, batches)
     assert all(torch.isfinite(p).all() for p in better.parameters())
     assert not torch.equal(better.first.U, low.first.U)
+
+
+def test_the_calibration_of_another_network_is_refused():
+    net, x = nn.Sequential(nn.Linear(8, 8)), torch.randn(16, 8)
+    low = lorank.decompose(net, {"0": 2})
+    with pytest.raises(LorankError, match="calibration has seen nothing of '0'"):
+        lorank.reconstruct(low, net, [x], calibration=lorank.Calibration())

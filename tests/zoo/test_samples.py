@@ -68,6 +68,7 @@ def test_texts_of_a_batch_have_one_length(tmp_path):
         (lambda p: p.write_bytes(b"no array"), "must be a NumPy file"),
         (lambda p: np.save(p, np.ones(3)), "must hold an input a row, found float64 of shape"),
         (lambda p: np.save(p, np.ones((0, 3))), "must hold an input a row"),
+        (lambda p: np.save(p, np.ones((2, 3), np.uint8)), "write normalised floats"),
         (lambda p: np.save(p, np.array([["a"]])), "must hold an input a row"),
         (lambda p: np.save(p, np.array([[{}]], dtype=object)), "must be a NumPy file"),
         (lambda p: np.savez(p.open("wb"), a=np.ones((2, 3))), "found an archive of several"),

@@ -90,7 +90,14 @@ def gather(
     batches = inputs(options, model, found, options.samples)
     dense = found.model.to(target)
     moved = [_on(batch, target) for batch in batches]
-    return Evidence(moved, lorank.calibrate(dense, moved, skip=skip), options.reconstruct)
+    calibration = lorank.calibrate(dense, moved, skip=skip)
+    short = [name for name, seen in calibration.items() if seen.rows < seen.inputs.shape[-1]]
+    if short:
+        note(
+            f"{calibration.samples} inputs are few for {len(short)} of {len(calibration)} layers "
+            f"(such as {short[0]}), which read more entries than they saw: more give a better cut"
+        )
+    return Evidence(moved, calibration, options.reconstruct)
 
 
 def inputs(options: Options, model: str, found: Network, count: int) -> list[Any]:

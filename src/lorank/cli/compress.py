@@ -180,6 +180,11 @@ def compress(
         lorank.save(small.cpu(), output, info=found.info)
         if all(row["stays_dense"] for row in rows):
             note("every layer stays dense: no rank that was chosen saves anything")
+        if found.layers and lorank.cost(small) == lorank.cost(dense):
+            note(
+                "nothing was cut: a budget is a share of the dense network, and this network, cut "
+                "before, is within it"
+            )
         answer = {
             "model": model,
             "file": str(output),

@@ -102,6 +102,8 @@ def calibrate(
     check_positions(positions)
     model = opened(model)
     watched = [s for s in select(sites(model), layers, skip) if not s.lookup_only]
+    if not watched:
+        raise LorankError("no layer is left to calibrate: layers or skip leave none")
     sums = {site.name: _Sums(site.view()) for site in watched}
     noise = torch.Generator().manual_seed(seed)
     samples = 0

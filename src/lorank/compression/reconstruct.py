@@ -84,6 +84,12 @@ def reconstruct(
         raise LorankError("reconstruct needs at least one batch, found none")
     low, source = exchange(opened(model), {}), opened(dense)
     cut = _cut_sites(low, source)
+    unknown = [repr(name) for name in cut if calibration is not None and name not in calibration]
+    if unknown:
+        raise LorankError(
+            f"calibration has seen nothing of {', '.join(unknown)}: give the one that the cut was "
+            "made with"
+        )
     with evaluating(low), evaluating(source), torch.no_grad():
         calls = _calls(low, cut, kept[0])
         order, most = list(calls), -(-len(calls) // steps)

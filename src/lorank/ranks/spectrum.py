@@ -106,7 +106,8 @@ class Spectra(dict[str, Spectrum]):
 
     ``params``, ``bytes`` and ``macs`` count everything in the dense network: the measured layers,
     and what is never cut (biases, normalisation, buffers, layers left alone). Without them a
-    budget is taken over the measured layers only. ``latency`` is the time of the dense network, in nanoseconds.
+    budget is taken over the measured layers only. ``latency`` is the time of the dense network,
+    in nanoseconds.
     """
 
     def __init__(

@@ -92,6 +92,11 @@ def _array(path: Path) -> np.ndarray:
         raise LorankError(
             f"{path} must hold an input a row, found {rows.dtype} of shape {tuple(rows.shape)}"
         )
+    if rows.dtype.itemsize == 1:
+        raise LorankError(
+            f"{path} must hold inputs as the network was trained on them, and {rows.dtype} is the "
+            "scale of files: write normalised floats (or token numbers of more than a byte)"
+        )
     return rows
 
 

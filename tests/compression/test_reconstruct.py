@@ -387,3 +387,37 @@ def test_the_calibration_of_another_network_is_refused():
     low = lorank.decompose(net, {"0": 2})
     with pytest.raises(LorankError, match="calibration has seen nothing of '0'"):
         lorank.reconstruct(low, net, [x], calibration=lorank.Calibration())
+
+
+class Residual(nn.Module):
+    """Adds to its input in place, after layers have read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = x.clone()
+        x += self.first(x)
+        x += self.second(x)
+        return x
+
+
+def test_inputs_changed_in_place_are_seen_as_they_were_read():
+    torch.manual_seed(0)
+    net, x = Residual().double(), torch.randn(512, 8).double()
+    low = lorank.decompose(net, {"first": 3, "second": 3})
+    better = lorank.reconstruct(low, net, [x])
+
+    class Plain(Residual):
+        def forward(self, x):
+            x = x + self.first(x)
+            return x + self.second(x)
+
+    plain = Plain().double()
+    plain.load_state_dict(net.state_dict())
+    cut = lorank.decompose(plain, {"first": 3, "second": 3})
+    same = lorank.reconstruct(cut, plain, [x])
+    for name in ("first", "second"):
+        one, other = better.get_submodule(name).weight, same.get_submodule(name).weight
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

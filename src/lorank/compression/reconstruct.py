@@ -181,7 +181,7 @@ class _Seen:
 
     def take(self, which: str, rows: Tensor) -> None:
         if which == "true":
-            self.waiting.append(rows)
+            self.waiting.append(rows.clone())  # the network may go on to change them in place
             return
         true = self.waiting.pop(0) if self.waiting else None
         if true is not None and true.shape == rows.shape:  # else the two networks went other ways

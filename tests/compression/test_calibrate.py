@@ -552,3 +552,21 @@ def test_positions_are_a_whole_number(positions):
 def test_skipping_every_layer_is_said():
     with pytest.raises(LorankError, match="layers or skip leave none"):
         lorank.calibrate(nn.Linear(2, 2), [torch.ones(1, 2)], skip=["*"])
+
+
+def test_patches_too_large_for_a_moment_keep_their_power(monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4)).double()
+    x = torch.randn(64, 12).double()
+    whole = lorank.calibrate(net, [x])
+    for room in ("calibrate", "reconstruct"):
+        monkeypatch.setattr(sys.modules[f"lorank.compression.{room}"], "LARGEST", 8)
+    seen = lorank.calibrate(net, [x[:32], x[32:]])
+    assert seen["0"].inputs.shape == (1, 1, 1) and seen["2"].inputs.shape == (1, 6, 6)
+    power = whole["0"].inputs.diagonal(dim1=-2, dim2=-1).mean()
+    torch.testing.assert_close(seen["0"].inputs.squeeze(), power)
+    ranks = {"0": 2, "2": 2}
+    low = lorank.decompose(net, ranks, calibration=seen)
+    walked = lorank.reconstruct(low, net, [x], calibration=seen)
+    assert torch.equal(walked[0].weight, low[0].weight)
+    assert not torch.equal(walked[2].weight, low[2].weight)

@@ -441,3 +441,23 @@ def test_a_rank_out_of_range_is_refused(rank):
     view = Unfolding(4, 6)
     with pytest.raises(LorankError, match=f"between 1 and 4, found {rank}"):
         weighted_cut(view, weight(view), seen(view), rank)
+
+
+@pytest.mark.parametrize("layout", ["channel", "channel_reversed", "spatial", "spatial_reversed"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_power_alone_is_a_multiple_of_the_identity(layout, groups):
+    torch.manual_seed(0)
+    view = Unfolding(6, 8, (3, 3), groups, False, layout)
+    kernel = torch.randn(6, 8 // groups, 3, 3, dtype=torch.float64)
+    n, m = 8 // groups * 9, 6 // groups
+    half = torch.randn(groups, m, m, dtype=torch.float64)
+    H, power = half @ half.mT, torch.full((groups, 1, 1), 2.5, dtype=torch.float64)
+    eye = torch.eye(n, dtype=torch.float64).expand(groups, n, n)
+    alone, whole = Moments(power, H, 10**12), Moments(2.5 * eye, H, 10**12)
+    one, other = (weighted_singular_values(view, kernel, s) for s in (alone, whole))
+    torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    one, other = (weighted_cut(view, kernel, s, 2) for s in (alone, whole))
+    products = [(f.U * f.S.unsqueeze(-2)) @ f.Vh for f in (one, other)]
+    torch.testing.assert_close(*products, rtol=1e-8, atol=1e-8)
+    with pytest.raises(LorankError, match="found the power of the inputs alone"):
+        compensated(view, kernel, alone, power)

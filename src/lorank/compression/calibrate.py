@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lorank.compression.latency import device_of
 from lorank.compression.patches import check_positions, patch_size, patches
-from lorank.compression.sums import Gram, all_of, distributed
+from lorank.compression.sums import Gram, all_of, distributed, single
 from lorank.compression.trace import Example, describe, evaluating, run
 from lorank.errors import LorankError
 from lorank.linalg import Moments, Unfolding
@@ -22,6 +22,10 @@ POSITIONS = 16
 as much as the layer's own work at so many times its patch's size in positions."""
 
 Answer = Callable[[Any], Tensor]
+
+
+LARGEST = 8192
+"""Largest patch whose whole moment is kept, half a gigabyte; of larger ones only the power is."""
 
 
 class Calibration(dict[str, Moments]):
@@ -84,7 +88,9 @@ def calibrate(
             ``torch.inference_mode``.
 
     Cost: a batch costs a forward pass, a backward pass without weight gradients, and ``p·n²`` MACs
-    a sample and layer for p positions and patches of n entries. ``n² + m²`` numbers a layer.
+    a sample and layer for p positions and patches of n entries. ``n² + m²`` numbers a layer; of
+    patches of more than ``LARGEST`` entries only the power is kept, and each direction counts
+    alike.
     Source: Martens and Grosse, Optimizing neural networks with Kronecker-factored approximate
     curvature, 2015; Grosse and Martens, 2016, for convolutions.
 
@@ -145,6 +151,12 @@ class _Sums:
         outputs = None if written is None else written / samples
         return Moments(self.inputs.mean, outputs, self.inputs.rows)
 
+    def add(self, rows: Tensor) -> None:
+        """Add patches, or of large ones their root mean squares."""
+        if patch_size(self.view) > LARGEST:
+            rows = single(rows).square().mean(-1, keepdim=True).sqrt()
+        self.inputs.add(rows, rows)
+
     def counts(self, outputs: bool) -> bool:
         """Whether the layer was reached, and the answer depends on it."""
         return self.inputs.rows > 0 and (self.outputs.rows > 0 or not outputs)
@@ -152,6 +164,7 @@ class _Sums:
     def join(self, device: torch.device) -> None:
         groups = self.view.groups
         n, m = patch_size(self.view), self.view.out_channels // groups
+        n = n if n <= LARGEST else 1
         self.inputs.join((groups, n, n), device)
         self.outputs.join((groups, m, m), device)
 
@@ -198,7 +211,7 @@ def _watch(
                 f"calibration needs finite inputs, and layer {name!r} read NaN or Inf in "
                 f"{describe(x)}"
             )
-        sums.inputs.add(rows, rows)
+        sums.add(rows)
     if not outputs:
         return None
     if not out.requires_grad:  # the first layer on its path: gradients begin here

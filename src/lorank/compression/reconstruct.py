@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lorank.compression.calibrate import Calibration, attempt, readers
+from lorank.compression.calibrate import LARGEST, Calibration, attempt, readers
 from lorank.compression.latency import device_of
 from lorank.compression.measure import layer_error
 from lorank.compression.patches import check_positions, patch_size, patches
@@ -130,8 +130,11 @@ def _cut_sites(low: nn.Module, source: nn.Module) -> dict[str, tuple[Site, Site]
 
 
 def _solvable(site: Site) -> bool:
+    if not site.factored:
+        return False
     every = len(readers(site)) == len(site.members)
-    return site.factored and every and site.module.rank < min(site.view().shape)
+    small = patch_size(site.view()) <= LARGEST  # of others no moments are kept
+    return every and small and site.module.rank < min(site.view().shape)
 
 
 def _kernel(site: Site) -> tuple[Any, ...]:

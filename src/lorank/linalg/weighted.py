@@ -28,7 +28,8 @@ class Moments(NamedTuple):
 
     Attributes:
         inputs: ``(groups, n, n)``, mean of ``x·xᵀ`` over the patches that one output position
-            reads, in the order ``(in / groups, *kernel_size)``.
+            reads, in the order ``(in / groups, *kernel_size)``; or ``(groups, 1, 1)``, the mean of
+            ``‖x‖²/n``, for patches too large for a moment: every direction then counts alike.
         outputs: ``(groups, m, m)``, sum over positions of ``g·gᵀ`` of the gradients at the output,
             mean over samples; ``None`` where only the inputs were watched.
         rows: how many patches ``inputs`` was averaged over.
@@ -153,7 +154,7 @@ def weighted_cut(view: Unfolding, kernel: Tensor, moments: Moments, rank: int) -
     if _wide(weighed.matrix):
         rows = leading.mT @ weighed.matrix
     else:
-        rows = (leading.mT @ weighed.right) @ (weighed.matrix.mT @ weighed.matrix)
+        rows = _times(leading.mT, weighed.right) @ (weighed.matrix.mT @ weighed.matrix)
     V = torch.linalg.qr(rows.mT)[0].mT  # orthonormal even where fewer directions carry anything
     U = _least_squares(view, kernel, moments, V)
     ones = U.new_ones(U.shape[0], rank)
@@ -187,6 +188,10 @@ def compensated(view: Unfolding, kernel: Tensor, moments: Moments, cross: Tensor
     """
     _check(view, kernel, moments._replace(inputs=cross))
     _check(view, kernel, moments)
+    if _isotropic(view, moments):
+        raise LorankError(
+            "a changed input needs whole moments, found the power of the inputs alone"
+        )
     G = moments.inputs
     trace = G.diagonal(dim1=-2, dim2=-1).sum(-1)
     ridge = torch.where(trace > 0, trace / moments.rows, 1.0)[..., None, None]
@@ -215,7 +220,7 @@ def weighted_error(view: Unfolding, change: Tensor, moments: Moments) -> float:
     """
     _check(view, change, moments)
     D = _patches(view, view.matrix(change.detach().double()))
-    weighed = D @ shrink(moments.inputs, moments.rows)
+    weighed = _times(D, shrink(moments.inputs, moments.rows))
     if moments.outputs is not None:
         weighed = _damped(moments.outputs) @ weighed
     return float((weighed * D).sum())
@@ -229,8 +234,24 @@ def _weigh(view: Unfolding, kernel: Tensor, moments: Moments) -> Weighed:
         A = (half @ A.reshape(view.groups, half.shape[-1], -1)).reshape(A.shape)
     where = outer_blocks(view).to(kernel.device)
     G = shrink(moments.inputs, moments.rows)
+    if _isotropic(view, moments):
+        return Weighed(A, G if _wide(A) else G.sqrt())
     inner = torch.stack([G[:, rows][:, :, rows] for rows in where]).mean(0)
     return Weighed(A, inner if _wide(A) else _root(inner))
+
+
+def _isotropic(view: Unfolding, moments: Moments) -> bool:
+    """Whether only the power of the inputs is known."""
+    return moments.inputs.shape[-1] < _patch(view)
+
+
+def _patch(view: Unfolding) -> int:
+    return view.in_channels // view.groups * math.prod(view.kernel_size)
+
+
+def _times(A: Tensor, right: Tensor) -> Tensor:
+    """``A·G``, where G is a matrix, or a number times the identity."""
+    return A * right if right.shape[-1] == 1 else A @ right
 
 
 def _wide(matrix: Tensor) -> bool:
@@ -241,9 +262,9 @@ def _eigen(weighed: Weighed, *, vectors: bool) -> tuple[Tensor, Tensor]:
     """Eigenvalues (ascending) of the smaller Gram matrix of the whitened matrix."""
     A, right = weighed
     if _wide(A):
-        gram = A @ right @ A.mT
+        gram = _times(A, right) @ A.mT
     else:
-        M = A @ right
+        M = _times(A, right)
         gram = M.mT @ M
     gram = (gram + gram.mT) / 2
     if vectors:
@@ -256,6 +277,8 @@ def _least_squares(view: Unfolding, kernel: Tensor, moments: Moments, V: Tensor)
 
     ``B = I ⊗ V`` gives the r inner channels at each of the T outer taps.
     """
+    if _isotropic(view, moments):
+        return view.matrix(kernel.detach().double()).reshape(view.groups, *view.shape) @ V.mT
     where = outer_blocks(view).to(kernel.device)
     (taps, columns), rank, groups = where.shape, V.shape[-2], view.groups
     order = where.reshape(-1)
@@ -309,8 +332,9 @@ def _root(moment: Tensor) -> Tensor:
 
 
 def _check(view: Unfolding, kernel: Tensor, moments: Moments) -> None:
-    n = view.in_channels // view.groups * math.prod(view.kernel_size)
-    m = view.out_channels // view.groups
+    n, m = _patch(view), view.out_channels // view.groups
+    if _isotropic(view, moments) and moments.inputs.shape[-1] == 1:
+        n = 1
     for what, moment, size in (("inputs", moments.inputs, n), ("outputs", moments.outputs, m)):
         if moment is None:
             continue

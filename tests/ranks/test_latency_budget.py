@@ -127,8 +127,8 @@ def test_times_must_be_there(clocked):
             ask()
 
 
-def test_one_budget_of_three(clocked):
-    with pytest.raises(LorankError, match="exactly one of the three"):
+def test_one_budget_of_four(clocked):
+    with pytest.raises(LorankError, match="exactly one of the four"):
         budget(clocked, latency=0.7, macs=0.5)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lorank import decompose
-from lorank.compression.patches import patch_size, patches
+from lorank.compression.patches import patches
 from nn.layer_kinds import KINDS
 from tolerance import distance, product, sweep_norm
 
@@ -45,12 +45,12 @@ def test_patches_times_the_kernel_are_the_layer(name):
     layer, x, view = kind.layer(), kind.x(), kind.view("channel")
     answer = dense(layer, x)
     rows = drawn(layer, view, x)
-    assert rows.shape[0] == view.groups and rows.shape[2] == patch_size(view)
-    bound = product(patch_size(view), x.dtype) * sweep_norm(
+    assert rows.shape[0] == view.groups and rows.shape[2] == view.patch_size
+    bound = product(view.patch_size, x.dtype) * sweep_norm(
         layer.weight, x, math.prod(view.kernel_size), 5**3 if "conv" in name else 1
     )
     assert distance(by_patches(layer, view, x, answer), answer) <= bound
-    if patch_size(view) > 1:  # negative control: another order of a patch's entries
+    if view.patch_size > 1:  # negative control: another order of a patch's entries
         turned = rows.flip(-1)
         assert distance(turned, rows) > 1e-3 * float(rows.norm())
 
@@ -71,7 +71,7 @@ def test_drawn_positions_are_some_of_all(name):
     layer, x, view = kind.layer(), kind.x(batch=3), kind.view("channel")
     every = drawn(layer, view, x).unflatten(1, (3, -1))
     some = drawn(layer, view, x, 4).unflatten(1, (3, -1))
-    assert some.shape == (view.groups, 3, 4, patch_size(view))
+    assert some.shape == (view.groups, 3, 4, view.patch_size)
     # the same positions in each sample, each one once, in all groups
     same = [
         [i for i in range(every.shape[2]) if torch.equal(every[:, :, i], some[:, :, j])]

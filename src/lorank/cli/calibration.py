@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lorank
 from lorank.cli.network import Network, fitting
 from lorank.cli.show import note
+from lorank.compression.calibrate import batch_size
 from lorank.compression.latency import device_of
 from lorank.errors import LorankError
 from lorank.files.atomic import replacing
@@ -129,14 +130,10 @@ def limited(batches: Iterable[Any], count: int) -> list[Any]:
     """
     some: list[Any] = []
     for batch in batches:
-        left = count - sum(map(_size, some))
+        left = count - sum(map(batch_size, some))
         if left > 0:
             some.append(first(batch, left))
     return some
-
-
-def _size(batch: Any) -> int:
-    return len(next(iter(batch.values()))) if isinstance(batch, Mapping) else len(batch)
 
 
 def _on(batch: Any, target: torch.device) -> Any:

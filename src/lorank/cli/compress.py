@@ -12,7 +12,7 @@ import lorank
 from lorank.cli import calibration, clock
 from lorank.cli import options as opt
 from lorank.cli.accuracy import accuracy
-from lorank.cli.figures import compared, figures, layer_shares, reached
+from lorank.cli.figures import LAYERS, compared, figures, layer_shares, reached
 from lorank.cli.network import (
     Network,
     device,
@@ -25,12 +25,11 @@ from lorank.cli.network import (
 )
 from lorank.cli.record import Option as RecordOption
 from lorank.cli.record import check_place, origin, write_record
-from lorank.cli.shards import compress_shards, is_folder_job, local, new_folder
+from lorank.cli.shards import choice, compress_shards, is_folder_job, local, new_folder
 from lorank.cli.show import (
     Column,
     asides,
     note,
-    percent,
     show,
     show_json,
     size,
@@ -222,13 +221,9 @@ def _cuttable(found: Network) -> Network:
 
 def _ranks(spectra: Spectra, asked: tuple[str, Any], multiple: int) -> dict[str, int]:
     """Choose ranks, never above what the factors have."""
-    name, value = asked
-    if name == "macs" and spectra.macs is None:
+    if asked[0] == "macs" and spectra.macs is None:
         raise LorankError("--macs needs the size of an input: name it with --input or --data")
-    if name == "rule":
-        chosen = lorank.ranks.rule(value, multiple=multiple)(spectra)
-    else:
-        chosen = lorank.ranks.budget(spectra, **{name: value}, multiple=multiple)
+    chosen = choice(asked, multiple)(spectra)
     return {layer: min(r, spectra[layer].values.shape[-1]) for layer, r in chosen.items()}
 
 
@@ -260,22 +255,12 @@ def _batches(data: Data, count: int, model: nn.Module) -> Iterator[Any]:
     return ((fitting(images, model), labels) for images, labels in batches)
 
 
-COLUMNS = [
-    Column("layer", "layer"),
-    Column("layout", "layout"),
-    Column("rank", "rank"),
-    Column("full_rank", "of"),
-    Column("energy", "energy", percent),
-    Column("macs_share", "MACs", percent),
-    Column("params_share", "params", percent),
-    Column("stays_dense", "stays dense"),
-]
 SKIPPED = [Column("layer", "stays dense"), Column("kind", "kind"), Column("reason", "why")]
 
 
 def _show(answer: dict[str, Any]) -> None:
     before, after, asked = answer["before"], answer["after"], answer["asked"]
-    show(table([row | layer_shares(row) for row in answer["layers"]], COLUMNS), "")
+    show(table([row | layer_shares(row) for row in answer["layers"]], LAYERS), "")
     if answer["skipped"]:
         show(table(answer["skipped"], SKIPPED), "")
     show(

@@ -16,6 +16,18 @@ COLUMNS = [
     Column("params_share", "", percent),
     Column("bytes", "memory", size),
 ]
+LAYERS = [
+    Column("layer", "layer"),
+    Column("layout", "layout"),
+    Column("rank", "rank"),
+    Column("full_rank", "of"),
+    Column("energy", "energy", percent),
+    Column("macs_share", "MACs", percent),
+    Column("params_share", "params", percent),
+    Column("stays_dense", "stays dense"),
+]
+"""One row a layer that was measured."""
+
 UNITS = {"macs": "MACs", "params": "parameters"}
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import lorank
-from lorank.cli.figures import layer_shares
-from lorank.cli.show import Column, asides, count, note, percent, share, show, show_json, table
+from lorank.cli.figures import LAYERS, layer_shares
+from lorank.cli.show import asides, count, note, percent, share, show, show_json, table
 from lorank.errors import LorankError
 from lorank.files.huggingface_run import Choice, Settings, compress_folder
 
@@ -47,7 +47,7 @@ def compress_shards(
         )
     process, processes = _processes()
     words = {asked[0]: asked[1]} | ({"multiple": multiple} if multiple > 1 else {})
-    settings = Settings(_choice(asked, multiple), words, layout, tuple(skip or ()))
+    settings = Settings(choice(asked, multiple), words, layout, tuple(skip or ()))
     with asides():
         answer = compress_folder(
             Path(local(model)),
@@ -97,22 +97,16 @@ def _processes() -> tuple[int, int]:
     return process, processes
 
 
-def _choice(asked: tuple[str, Any], multiple: int) -> Choice:
+def choice(asked: tuple[str, Any], multiple: int) -> Choice:
+    """Make the function that chooses ranks, from a target and its value as they were typed."""
     name, value = asked
     if name == "rule":
         return lorank.ranks.rule(value, multiple=multiple)
     return lambda spectra: lorank.ranks.budget(spectra, **{name: value}, multiple=multiple)
 
 
-COLUMNS = [
-    Column("layer", "layer"),
-    Column("layout", "layout"),
-    Column("rank", "rank"),
-    Column("full_rank", "of"),
-    Column("energy", "energy", percent),
-    Column("params_share", "params", percent),
-    Column("stays_dense", "stays dense"),
-]
+COLUMNS = [column for column in LAYERS if column.key != "macs_share"]
+"""Of a linear layer the share of the MACs is that of the parameters."""
 
 
 def _show(answer: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lorank.compression.latency import device_of
-from lorank.compression.patches import check_positions, patch_size, patches
+from lorank.compression.patches import check_positions, patches
 from lorank.compression.sums import Gram, all_of, distributed, single
-from lorank.compression.trace import Example, describe, evaluating, run
+from lorank.compression.trace import Example, describe, evaluating, first_argument, run
 from lorank.errors import LorankError
 from lorank.linalg import Moments, Unfolding
 from lorank.nn import SVDEmbedding
@@ -122,7 +122,7 @@ def calibrate(
                 handle = layer.register_forward_hook(watch, with_kwargs=True)
                 stack.callback(handle.remove)
         for batch in batches:
-            samples += _size(batch)
+            samples += batch_size(batch)
             _pass(model, batch, answer, outputs, noise)
     samples = _joined(sums, samples, device_of(model))
     if samples == 0:
@@ -153,7 +153,7 @@ class _Sums:
 
     def add(self, rows: Tensor) -> None:
         """Add patches, or of large ones their root mean squares."""
-        if patch_size(self.view) > LARGEST:
+        if self.view.patch_size > LARGEST:
             rows = single(rows).square().mean(-1, keepdim=True).sqrt()
         self.inputs.add(rows, rows)
 
@@ -163,7 +163,7 @@ class _Sums:
 
     def join(self, device: torch.device) -> None:
         groups = self.view.groups
-        n, m = patch_size(self.view), self.view.out_channels // groups
+        n, m = self.view.patch_size, self.view.out_channels // groups
         n = n if n <= LARGEST else 1
         self.inputs.join((groups, n, n), device)
         self.outputs.join((groups, m, m), device)
@@ -203,7 +203,7 @@ def _watch(
     out: Tensor,
 ) -> Tensor | None:
     """Add a call's patches, and see to it that its gradient is added when it comes."""
-    x = (args[0] if args else next(iter(named.values()))).detach()
+    x = first_argument(args, named).detach()
     with torch.no_grad():
         rows = patches(layer, sums.view, x, positions, noise)
         if not torch.isfinite(rows).all():
@@ -270,11 +270,12 @@ def answer_of(result: Any) -> Tensor:
     )
 
 
-def _size(batch: Example) -> int:
+def batch_size(batch: Example) -> int:
+    """Count the samples of a batch: the rows of its first tensor."""
     if isinstance(batch, Tensor):
         return batch.shape[0] if batch.ndim else 1
     entries: Iterator[Any] = iter(batch.values() if isinstance(batch, Mapping) else batch)
-    return next((_size(e) for e in entries if isinstance(e, Tensor)), 1)
+    return next((batch_size(e) for e in entries if isinstance(e, Tensor)), 1)
 
 
 @contextmanager

@@ -65,11 +65,6 @@ def check_positions(positions: int | None) -> None:
         )
 
 
-def patch_size(view: Unfolding) -> int:
-    """How many entries of one group's input one output position reads."""
-    return view.in_channels // view.groups * torch.Size(view.kernel_size).numel()
-
-
 def _rows(x: Tensor, positions: int | None, generator: torch.Generator) -> Tensor:
     if x.ndim < 3 or positions is None:
         return x.reshape(-1, x.shape[-1])

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lorank.compression.calibrate import LARGEST, Calibration, attempt, readers
 from lorank.compression.latency import device_of
 from lorank.compression.measure import layer_error
-from lorank.compression.patches import check_positions, patch_size, patches
+from lorank.compression.patches import check_positions, patches
 from lorank.compression.sums import Gram, distributed
-from lorank.compression.trace import Example, evaluating
+from lorank.compression.trace import Example, evaluating, first_argument
 from lorank.errors import LorankError
 from lorank.linalg import Moments, compensated, weighted_cut
 from lorank.nn import Factored
@@ -133,7 +133,7 @@ def _solvable(site: Site) -> bool:
     if not site.factored:
         return False
     every = len(readers(site)) == len(site.members)
-    small = patch_size(site.view()) <= LARGEST  # of others no moments are kept
+    small = site.view().patch_size <= LARGEST  # of others no moments are kept
     return every and small and site.module.rank < min(site.view().shape)
 
 
@@ -193,7 +193,7 @@ class _Seen:
 
     def solve(self, calibration: Calibration | None, device: torch.device) -> None:
         """Put the best factors for the changed input in the place of the present ones."""
-        n = patch_size(self.view)
+        n = self.view.patch_size
         for gram in (self.changed, self.cross) if distributed() else ():
             gram.join((self.view.groups, n, n), device)
         if not self.changed.rows:
@@ -218,8 +218,8 @@ def _pass(
     calls = iter(range(1, stop + 1))
 
     def keep(one: _Seen, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        x = args[0] if args else next(iter(named.values()))
-        one.take(which, patches(layer, one.view, x.detach(), *draw))
+        x = first_argument(args, named).detach()
+        one.take(which, patches(layer, one.view, x, *draw))
         if next(calls) == stop:
             raise _Reached
 

@@ -143,7 +143,7 @@ def _watch(
 
     def leave(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], out: Tensor):
         inside[id(module)] += (counter.get_total_flops() - before.pop()) // 2
-        calls.append(_call(module, _first(args, named), out))
+        calls.append(_call(module, first_argument(args, named), out))
 
     return [
         module.register_forward_pre_hook(enter),
@@ -151,7 +151,8 @@ def _watch(
     ]
 
 
-def _first(args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+def first_argument(args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """Return what a layer reads: its first argument, by position or by name."""
     return args[0] if args else next(iter(named.values()))
 
 
@@ -176,7 +177,7 @@ def _watch_recurrent(module: nn.RNNBase, unseen: list[int], counter: FlopCounter
         before.append(counter.get_total_flops())
 
     def leave(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], __: Any) -> None:
-        x = _first(args, named)
+        x = first_argument(args, named)
         entries = x.data.shape[0] if not isinstance(x, Tensor) else x.shape[:-1].numel()
         weights = sum(p.numel() for n, p in module.named_parameters() if n.startswith("weight"))
         seen = (counter.get_total_flops() - before.pop()) // 2

@@ -105,6 +105,16 @@ class Unfolding:
         columns = self.in_channels // self.groups * self._taps(self.inner_axes)
         return rows, columns
 
+    @cached_property
+    def patch_size(self) -> int:
+        """Entries of one group's input that one output position reads, whatever the layout.
+
+        Example:
+            >>> Unfolding(8, 4, (3, 3), groups=2).patch_size
+            18
+        """
+        return self.in_channels // self.groups * math.prod(self.kernel_size)
+
     def matrix(self, kernel: Tensor) -> Tensor:
         """Unfold a kernel: ``(rows, columns)``, or ``(groups, rows, columns)``.
 

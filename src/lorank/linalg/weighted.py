@@ -8,7 +8,6 @@ Grosse, 2015). Both are a truncated SVD of the whitened matrix. It is computed h
 matrices and without an inverse, so that moments of any rank will do.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -242,11 +241,7 @@ def _weigh(view: Unfolding, kernel: Tensor, moments: Moments) -> Weighed:
 
 def _isotropic(view: Unfolding, moments: Moments) -> bool:
     """Whether only the power of the inputs is known."""
-    return moments.inputs.shape[-1] < _patch(view)
-
-
-def _patch(view: Unfolding) -> int:
-    return view.in_channels // view.groups * math.prod(view.kernel_size)
+    return moments.inputs.shape[-1] < view.patch_size
 
 
 def _times(A: Tensor, right: Tensor) -> Tensor:
@@ -302,8 +297,7 @@ def outer_blocks(view: Unfolding) -> Tensor:
         >>> outer_blocks(Unfolding(1, 1, (2, 2), layout="spatial")).tolist()
         [[0, 2], [1, 3]]
     """
-    inside = view.in_channels // view.groups
-    patch = torch.arange(inside * math.prod(view.kernel_size)).reshape(inside, *view.kernel_size)
+    patch = torch.arange(view.patch_size).reshape(-1, *view.kernel_size)
     order = [*(a + 1 for a in view.outer_axes), 0, *(a + 1 for a in view.inner_axes)]
     return patch.permute(order).reshape(-1, view.shape[1])
 
@@ -332,7 +326,7 @@ def _root(moment: Tensor) -> Tensor:
 
 
 def _check(view: Unfolding, kernel: Tensor, moments: Moments) -> None:
-    n, m = _patch(view), view.out_channels // view.groups
+    n, m = view.patch_size, view.out_channels // view.groups
     if _isotropic(view, moments) and moments.inputs.shape[-1] == 1:
         n = 1
     for what, moment, size in (("inputs", moments.inputs, n), ("outputs", moments.outputs, m)):

@@ -9,8 +9,9 @@ from sources import MODULES, Import, imports, inside, room
 FLOORS = [
     {"errors"},
     {"linalg"},
-    {"nn", "ranks", "penalties", "bayes"},
-    {"compression", "structured"},
+    {"bayes"},  # below ranks: one of its models is a rank rule
+    {"nn", "ranks", "penalties"},
+    {"compression", "colour", "structured"},
     {"files", "zoo", "report"},
     {"training"},  # a run goes through the stages, and writes files to resume from
     {""},  # the face, lorank/__init__.py: made of all rooms below it, used by the command line
@@ -24,7 +25,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 HOMES = {
     "torch": [""],
-    "numpy": ["bayes/", "files/", "report/", "structured/", "training/", "zoo/"],
+    "numpy": ["bayes/", "colour/", "files/", "report/", "structured/", "training/", "zoo/"],
     "safetensors": ["files/", "training/", "zoo/weights.py"],
     "pydantic": ["training/", "structured/", "cli/"],
     "accelerate": ["training/", "files/huggingface_model.py"],
@@ -41,7 +42,8 @@ HOMES = {
     "jinja2": ["report/"],
     "numpyro": ["bayes/"],
     "jax": ["bayes/"],
-    "sklearn": ["zoo/"],
+    "arviz": ["bayes/"],
+    "sklearn": ["bayes/", "colour/", "zoo/"],
     "PIL": ["zoo/"],
     "timm": ["zoo/"],
     "torchvision": ["zoo/"],

@@ -1,9 +1,8 @@
 """The commands, and the way into them."""
 
 import sys
-from collections.abc import Callable, Sequence
-from inspect import cleandoc
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from lorank.cli.export import export
 from lorank.cli.faults import exit_code
 from lorank.cli.inspect import inspect
 from lorank.cli.report import report
+from lorank.cli.taught import taught
 from lorank.cli.train import train
 
 COMMANDS = (inspect, train, compress, bench, export, report)
@@ -47,11 +47,6 @@ def _root(
     """
 
 
-def taught(function: Callable[..., Any]) -> str:
-    """Give a docstring as help; its examples keep their lines."""
-    return cleandoc(function.__doc__ or "").replace("Examples:", "\b\nExamples:")
-
-
 app = typer.Typer(
     name="lorank",
     add_completion=False,
@@ -59,10 +54,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.callback(help=taught(_root))(_root)
+app.callback(help=taught(_root)["help"])(_root)
 for command in COMMANDS:
-    text = taught(command)
-    app.command(help=text, short_help=text.splitlines()[0])(command)
+    app.command(**taught(command))(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,5 @@
+"""Bayesian models of a matrix."""
+
+from sections.markdown import Section
+
+SECTIONS: list[Section] = []

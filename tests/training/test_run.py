@@ -69,10 +69,11 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 4, 5, 8])
+@pytest.mark.parametrize(("after", "batches"), [(1, 0), (4, 0), (5, 0), (8, 0), (4, 2), (8, 2)])
 def test_a_run_that_broke_off_ends_at_the_same_weights(
-    net, problem, recipe, tmp_path, monkeypatch, after
+    net, problem, recipe, tmp_path, monkeypatch, after, batches
 ):
+    recipe = change(recipe, [f"stages.1.cut.calibration={batches}"])
     whole = train(net, problem, recipe, tmp_path / "whole", quiet=True)
     from lorank.training import run
 
@@ -249,6 +250,20 @@ def test_the_papers_raw_cut_and_energy_rule_run(net, problem, tmp_path):
         "finetune",
     ]
     assert result.ranks["4"] < 12
+
+
+def test_a_calibrated_cut_keeps_more_of_the_answer(net, problem, recipe, tmp_path):
+    cut_only = change(recipe, ["stages.1.epochs=0", "stages.2.epochs=0"])
+    calibrated = change(cut_only, ["stages.1.cut.calibration=4"])
+    errors = []
+    for folder, plan in (("plain", cut_only), ("calibrated", calibrated)):
+        found = train(net, problem, plan, tmp_path / folder, quiet=True)
+        assert found.cost.macs <= 0.5 * found.dense_cost.macs
+        dense = lorank.load(tmp_path / folder / "dense.safetensors", net).eval()
+        inputs = problem.test.tensors[0]
+        with torch.no_grad():
+            errors.append(float((found.model.eval()(inputs) - dense(inputs)).square().mean()))
+    assert errors[1] < errors[0]
 
 
 def test_recalibration_and_padding_are_part_of_the_result(net, problem, recipe, tmp_path):

@@ -56,6 +56,9 @@ class Cut(Part):
         rule: a rule of :data:`lorank.ranks.RULES`, with its value after a colon.
         by: ``product`` (best cut) or ``raw`` (the paper's, on ``|S|``).
         multiple: ranks are multiples of this.
+        calibration: training batches that show what each layer reads and how much its output
+            matters; ranks are then chosen, and layers cut, by what a cut does to the answer. 0
+            goes by the weights alone.
     """
 
     macs: float | int | None = None
@@ -63,12 +66,15 @@ class Cut(Part):
     rule: str | None = None
     by: Literal["product", "raw"] = "product"
     multiple: int = Field(default=1, ge=1)
+    calibration: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _one_target(self) -> "Cut":
         given = [n for n in ("macs", "params", "rule") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError(f"a cut needs one of macs, params and rule, found {given or 'none'}")
+        if self.calibration and self.by == "raw":
+            raise ValueError("a cut of the raw |S| cannot be calibrated: leave one of the two out")
         return self
 
 

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from lorank.compression import Cost, cost, decompose, fold, measure, prune, recalibrate
+from lorank.compression import (
+    Calibration,
+    Cost,
+    calibrate,
+    cost,
+    decompose,
+    fold,
+    measure,
+    prune,
+    recalibrate,
+)
 from lorank.compression.trace import Example
 from lorank.errors import LorankError, extra
 from lorank.files import load, save
@@ -29,7 +39,7 @@ from lorank.training.batches import (
 from lorank.training.epoch import Actors, check_weights, laid_out, test_epoch, train_epoch
 from lorank.training.log import Log
 from lorank.training.optimizers import make_optimizer
-from lorank.training.recipe import LAST, Recipe, Stage
+from lorank.training.recipe import LAST, Cut, Recipe, Stage
 from lorank.training.spectra import write_spectra
 from lorank.training.state import NAME, State, load_state, save_state
 from lorank.training.truncation import cut_ranks, step_ranks
@@ -254,8 +264,9 @@ class _Run:
         accuracy = self._accuracy(self.model)
         dense = cost(self.model, self.example)
         self.state.facts |= {"dense_accuracy": accuracy, "dense_cost": dense._asdict()}
-        self._keep_spectra()
-        self.model = decompose(self.model, layout=self.recipe.layout, skip=self._skip())
+        layout = self._layout()
+        self._keep_spectra(layout)
+        self.model = decompose(self.model, layout=layout, skip=self._skip())
         self.log.write(
             "decompose",
             f"dense: accuracy {accuracy:.2%}, {dense.macs:,} MACs, {dense.params:,} parameters",
@@ -268,13 +279,22 @@ class _Run:
         last = sites(opened(self.model))[-1].name
         return [last if name == LAST else name for name in self.recipe.skip]
 
-    def _keep_spectra(self, ended: bool = False) -> None:
+    def _layout(self) -> str | dict[str, str]:
+        """The recipe's layout; where a cut is calibrated, each layer's by what the layer reads."""
+        found = {site.name: site.view().layout for site in sites(self.model) if site.factored}
+        cuts = [s.cut for s in self.recipe.stages if s.cut is not None and s.cut.calibration]
+        if found or not cuts or self.recipe.layout != "auto":
+            return found or self.recipe.layout
+        spectra = measure(self.model, skip=self._skip(), calibration=self._calibration(cuts[0]))
+        return {name: spectrum.layout for name, spectrum in spectra.items()}
+
+    def _keep_spectra(self, layout: str | dict[str, str], ended: bool = False) -> None:
         """Write the spectra of the dense network, at the end with those of the low-rank one."""
         if not self.accelerator.is_main_process:
             return
         assert self.teacher is not None  # the dense network, from the decomposition on
         if self.before is None:
-            layout, skip = self.recipe.layout, self._skip()
+            skip = self._skip()
             self.before = measure(self.teacher, self.example, layout=layout, skip=skip)
         after = self._spectra() if ended else None
         write_spectra(self.folder, self.teacher, self.before, after)
@@ -319,10 +339,11 @@ class _Run:
         plan = stage.truncation
         if plan is None or (epoch + 1) % plan.every:
             return False
-        ranks, energy = self._agreed(lambda spectra: step_ranks(stage, spectra, epoch + 1))
+        moments = self._calibration(stage.cut)
+        ranks, energy = self._agreed(lambda found: step_ranks(stage, found, epoch + 1), moments)
         smaller = {n: r for n, r in ranks.items() if r < self._ranks()[n]}
         if smaller:
-            self.model = prune(self._plain_model(), smaller)
+            self.model = prune(self._plain_model(), smaller, calibration=moments)
             kept = {name: energy[name] for name in smaller}
             self.log.write("truncate", ranks=smaller, energy=kept, optimizer="reset")
         return bool(smaller)
@@ -331,8 +352,11 @@ class _Run:
         cut = stage.cut
         if cut is None:
             return
-        ranks, energy = self._agreed(lambda spectra: cut_ranks(cut, spectra))
-        self.model = prune(self._plain_model(), ranks, by=cut.by)
+        moments = self._calibration(cut)
+        ranks, energy = self._agreed(lambda spectra: cut_ranks(cut, spectra), moments)
+        now = self._ranks()
+        ranks = {name: min(rank, now[name]) for name, rank in ranks.items()}
+        self.model = prune(self._plain_model(), ranks, by=cut.by, calibration=moments)
         found = cost(self.model, self.example)
         dense = self.state.facts["dense_cost"]
         self.log.write(
@@ -344,14 +368,26 @@ class _Run:
             **({"energy": energy} if cut.by == "product" else {}),
         )
 
-    def _agreed(self, choose: Any) -> tuple[dict[str, int], dict[str, float]]:
+    def _calibration(self, cut: Cut | None) -> Calibration | None:
+        """What the layers read, summed over all processes; ``None`` where no cut asks for it."""
+        if cut is None or not cut.calibration:
+            return None
+        model = laid_out(self._plain_model(), self.recipe.channels_last)
+        batches = (
+            laid_out(images, self.recipe.channels_last) for images in self._some(cut.calibration)
+        )
+        return calibrate(model, batches, seed=self.recipe.seed)
+
+    def _agreed(
+        self, choose: Any, moments: Calibration | None = None
+    ) -> tuple[dict[str, int], dict[str, float]]:
         """Ranks chosen by the main process for all: rounding must not tear processes apart.
 
         With them comes the share of energy that each of them keeps.
         """
         chosen: list[Any] = [None]
         if self.accelerator.is_main_process:
-            spectra = self._spectra()
+            spectra = self._spectra(moments)
             ranks = choose(spectra)
             gone = {name: lost(spectra[name]) for name in ranks}
             # A layer that was cut before may have fewer values than its rank.
@@ -361,8 +397,9 @@ class _Run:
             extra("accelerate.utils", "train").broadcast_object_list(chosen)
         return chosen[0]
 
-    def _spectra(self) -> Spectra:
-        return measure(self._plain_model(), self.example, layers=list(self._ranks()))
+    def _spectra(self, moments: Calibration | None = None) -> Spectra:
+        layers = [name for name in self._ranks() if moments is None or name in moments]
+        return measure(self._plain_model(), self.example, layers=layers, calibration=moments)
 
     def _plain_model(self) -> nn.Module:
         """The model without what the engine wrapped around it."""
@@ -406,7 +443,7 @@ class _Run:
         if not self._factored():
             self._decompose()
         model = self._plain_model()
-        self._keep_spectra(ended=True)
+        self._keep_spectra(self._layout(), ended=True)
         self._save(model, FACTORED)
         ranks = self._ranks()
         folded = fold(model, multiple=self.recipe.multiple, example=self.example)

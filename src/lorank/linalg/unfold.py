@@ -25,6 +25,7 @@ from functools import cached_property
 from torch import Tensor
 
 from lorank.errors import LorankError, unknown
+from lorank.linalg.svd import SVD, product_singular_values, product_svd, singular_values, svd
 
 LAYOUTS = ("channel", "channel_reversed", "spatial", "spatial_reversed")
 
@@ -170,6 +171,54 @@ class Unfolding:
     def _batched(self, stack: Tensor) -> Tensor:
         """Keep the group axis only where there are groups."""
         return stack if self.groups > 1 else stack[0]
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Shape of the dense layer's weight, as the layer stores it.
+
+        Example:
+            >>> Unfolding(8, 4, (3, 3), transposed=True).kernel_shape
+            (4, 8, 3, 3)
+        """
+        ends = self.out_channels, self.in_channels // self.groups
+        if self.transposed:
+            ends = self.in_channels, self.out_channels // self.groups
+        return (*ends, *self.kernel_size)
+
+    def factor_shapes(self, rank: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of U, S and Vh at a rank.
+
+        Example:
+            >>> Unfolding(8, 4, (3, 3)).factor_shapes(2)
+            ((8, 2), (2,), (2, 36))
+        """
+        rows, columns = self.shape
+        lead = (self.groups,) if self.groups > 1 else ()
+        return (*lead, rows, rank), (*lead, rank), (*lead, rank, columns)
+
+    def svd(self, kernel: Tensor) -> SVD:
+        """Decompose a kernel's matrix (:func:`lorank.linalg.svd`)."""
+        return svd(self.matrix(kernel))
+
+    def singular_values(self, kernel: Tensor) -> Tensor:
+        """Singular values of a kernel's matrix, without their vectors."""
+        return singular_values(self.matrix(kernel))
+
+    def product(self, left: Tensor, right: Tensor) -> Tensor:
+        """Multiply two factors of a kernel's matrix (differentiable)."""
+        return left @ right
+
+    def product_svd(self, factors: SVD) -> SVD:
+        """Decompose the product of factors (:func:`lorank.linalg.product_svd`)."""
+        return product_svd(*factors)
+
+    def product_singular_values(self, factors: SVD) -> Tensor:
+        """Singular values of the product of factors, without their vectors."""
+        return product_singular_values(*factors)
+
+    def product_macs(self) -> int:
+        """Multiply-accumulates of :meth:`product`, for each rank."""
+        return self.weights()[0]
 
     def weights(self) -> tuple[int, int]:
         """Weights of the dense kernel, and of each rank of the two thin ones.

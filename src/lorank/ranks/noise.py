@@ -3,9 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from lorank.errors import LorankError
+from lorank.linalg.shrinkage import median_noise
 from lorank.ranks.per_layer import by_group, per_layer
 from lorank.ranks.spectrum import Spectrum
 
@@ -42,8 +41,8 @@ def gavish_donoho(
         >>> gavish_donoho({"fc": Spectrum(s, (6, 6), "channel", Price(36, 12))})
         {'fc': 2}
     """
-    if noise is not None and not 0 < noise < math.inf:
-        raise LorankError(f"noise is a positive standard deviation, found {noise!r}")
+    if noise is not None:
+        check_noise(noise)
     return per_layer(spectra, lambda layer: _signals(layer, noise), multiple)
 
 
@@ -52,12 +51,8 @@ def _signals(layer: Spectrum, noise: float | None) -> int:
     lam = hard_threshold(m / n)
     if noise is not None:
         return max(int((s > lam * math.sqrt(n) * noise).sum()) for s in by_group(layer))
-    omega = lam / math.sqrt(marchenko_pastur_median(m / n))
-    return max(int((s > omega * _median(s)).sum()) for s in by_group(layer))
-
-
-def _median(s: Tensor) -> float:
-    return float(s[(len(s) - 1) // 2] + s[len(s) // 2]) / 2
+    omega = lam * math.sqrt(n)
+    return max(int((s > omega * median_noise(s, (m, n))).sum()) for s in by_group(layer))
 
 
 def hard_threshold(beta: float) -> float:
@@ -81,35 +76,14 @@ def hard_threshold(beta: float) -> float:
     return math.sqrt(2 * (beta + 1) + 8 * beta / (beta + 1 + root))
 
 
-def marchenko_pastur_median(beta: float) -> float:
-    """Median μ_β of the Marchenko-Pastur law with unit variance.
+def check_noise(noise: float) -> None:
+    """Insist on a noise level that is positive and finite.
 
-    The law has density ``√((b−t)(t−a)) / (2πβt)`` on ``[a, b] = [(1−√β)², (1+√β)²]``. With
-    ``q = √β`` and ``t = 1 + β − 2q·cos θ`` its distribution function is elementary,
-    ``F(θ) = (θ + sin θ / q − φ·(1 − q²)/q²) / π``, ``φ = atan2(q·sin θ, 1 − q·cos θ)``, and is
-    solved for one half by bisection.
-
-    Args:
-        beta: aspect ratio m/n in (0, 1].
-
-    Returns:
-        The median, exact to about 1e-15/β.
-
-    Source: Marchenko and Pastur, 1967; the closed form follows from the Fourier series of
-    ``sin θ / (1 + q² − 2q·cos θ)``.
+    Raises:
+        LorankError: otherwise.
 
     Example:
-        >>> round(marchenko_pastur_median(1.0), 4)
-        0.6528
+        >>> check_noise(0.1)
     """
-    q = math.sqrt(beta)
-    low, high = 0.0, math.pi
-    for _ in range(60):
-        theta = (low + high) / 2
-        low, high = (theta, high) if _below(theta, q) < 0.5 else (low, theta)
-    return 1 + beta - 2 * q * math.cos((low + high) / 2)
-
-
-def _below(theta: float, q: float) -> float:
-    phi = math.atan2(q * math.sin(theta), 1 - q * math.cos(theta))
-    return (theta + math.sin(theta) / q - phi * (1 - q * q) / (q * q)) / math.pi
+    if isinstance(noise, bool) or not 0 < noise < math.inf:
+        raise LorankError(f"noise is a positive standard deviation, found {noise!r}")

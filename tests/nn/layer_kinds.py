@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lorank.linalg import Unfolding
+from lorank.linalg.quaternion.unfold import QuaternionUnfolding
+from lorank.nn import QuaternionConv2d, QuaternionLinear
 
 
 class Conv1D(nn.Module):
@@ -50,6 +52,9 @@ class Kind:
 
     def view(self, layout: str) -> Unfolding:
         layer = self.make()
+        if self.quaternion:
+            _, rows, columns, *taps = layer.weight.shape
+            return QuaternionUnfolding(rows, columns, tuple(taps), layout=layout)
         if isinstance(layer, nn.Linear):
             return Unfolding(layer.out_features, layer.in_features, layout=layout)
         if isinstance(layer, Conv1D):
@@ -68,6 +73,10 @@ class Kind:
     @property
     def layouts(self) -> list[str]:
         return self.view("channel").possible()
+
+    @property
+    def quaternion(self) -> bool:
+        return isinstance(self.make(), (QuaternionLinear, QuaternionConv2d))
 
     @property
     def table(self) -> bool:
@@ -185,6 +194,18 @@ KINDS: dict[str, Kind] = {
     ),
     "embedding": Kind(lambda: nn.Embedding(11, 5), (2, 3), entries(11)),
     "embedding padding": Kind(lambda: nn.Embedding(11, 5, padding_idx=0), (2, 3), entries(11)),
+    "quaternion linear": Kind(lambda: QuaternionLinear(20, 12), (2, 20)),
+    "quaternion linear wide": Kind(lambda: QuaternionLinear(8, 20, bias=False), (2, 3, 8)),
+    "quaternion linear one": Kind(lambda: QuaternionLinear(12, 4), (12,)),
+    "quaternion conv": Kind(lambda: QuaternionConv2d(8, 12, 3, padding=1), (2, 8, 5, 6)),
+    "quaternion conv stride": Kind(
+        lambda: QuaternionConv2d(12, 8, (3, 2), (2, 1), (1, 0), (1, 2), bias=False), (2, 12, 6, 7)
+    ),
+    "quaternion conv 1x1": Kind(lambda: QuaternionConv2d(8, 12, 1, stride=2), (2, 8, 4, 5)),
+    "quaternion conv reflect": Kind(
+        lambda: QuaternionConv2d(4, 8, 3, padding="same", padding_mode="reflect"), (2, 4, 5, 6)
+    ),
+    "quaternion conv unbatched": Kind(lambda: QuaternionConv2d(8, 8, 3), (8, 4, 5)),
     "embedding last padding": Kind(lambda: nn.Embedding(5, 8, padding_idx=-1), (2, 9), entries(5)),
 }
 

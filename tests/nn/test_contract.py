@@ -39,10 +39,12 @@ def thin_ranks(name, layout):
 def bound(name, weight, x, dtype, relative):
     """A relative change of a weight, as a change of the layer's output."""
     kind = KINDS[name]
-    taps = 1 if weight.ndim == 2 else weight[0, 0].numel()
+    taps = math.prod(kind.view("channel").kernel_size)
     if kind.table:
         return relative * norm(weight) * math.sqrt(x.numel())
     copies = 1 if getattr(kind.make(), "padding_mode", "zeros") == "zeros" else 3 ** (x.ndim - 2)
+    if kind.quaternion:  # the real counterpart, which runs, has each number four times
+        copies *= 4
     return relative * tolerance.sweep_norm(weight, x, taps, copies)
 
 
@@ -65,11 +67,40 @@ def best_approximation(name, weight, layout, rank):
     """The oracle: torch's SVD of a matrix made entry by entry from index arithmetic."""
     view = KINDS[name].view(layout)
     index = explicit_index(view)
+    if KINDS[name].quaternion:
+        return best_of_quaternions(weight, index[0], rank)
     flat = weight.detach().reshape(-1)
     best = torch.empty_like(flat)
     for block in index:
         U, S, Vh = torch.linalg.svd(flat[block], full_matrices=False)
         best[block] = (U[:, :rank] * S[:rank]) @ Vh[:rank]
+    return best.reshape(weight.shape)
+
+
+UNITS = {  # eᵢ·eⱼ = sign·e of the units 1, i, j, k
+    (a, b): (
+        (1, a + b)
+        if 0 in (a, b)
+        else (-1, 0)
+        if a == b
+        else (1 if b == a % 3 + 1 else -1, 6 - a - b)
+    )
+    for a in range(4)
+    for b in range(4)
+}
+
+
+def best_of_quaternions(weight, index, rank):
+    """The same of a quaternion matrix: by the real matrix of what multiplying by it does."""
+    parts = weight.detach().flatten(1)[:, index]
+    m, n = index.shape
+    real = torch.zeros(4, m, 4, n, dtype=weight.dtype)
+    for (a, b), (sign, c) in UNITS.items():
+        real[c, :, b] += sign * parts[a]
+    U, S, Vh = torch.linalg.svd(real.reshape(4 * m, 4 * n), full_matrices=False)
+    cut = (U[:, : 4 * rank] * S[: 4 * rank]) @ Vh[: 4 * rank]
+    best = torch.empty_like(weight).flatten(1)
+    best[:, index] = cut.reshape(4, m, 4, n)[:, :, 0]
     return best.reshape(weight.shape)
 
 

@@ -73,7 +73,8 @@ def calibrate(
         outputs: watch gradients as well; without them the error of each layer's own output
             counts, and one forward pass a batch is all.
         layers: names or shell patterns of the layers to watch; by default all that have an SVD
-            form, but for embeddings that are only looked up.
+            form, but for embeddings that are only looked up. Layers of quaternions are left out:
+            their errors cannot be weighed.
         skip: names or patterns of layers to leave alone.
         positions: at most so many output positions of each sample enter ``G``; ``None`` takes
             all.
@@ -107,7 +108,8 @@ def calibrate(
         )
     check_positions(positions)
     model = opened(model)
-    watched = [s for s in select(sites(model), layers, skip) if not s.lookup_only]
+    chosen = select(sites(model), layers, skip)
+    watched = [s for s in chosen if not s.lookup_only and s.kind is not None and s.kind.weighed]
     if not watched:
         raise LorankError("no layer is left to calibrate: layers or skip leave none")
     sums = {site.name: _Sums(site.view()) for site in watched}

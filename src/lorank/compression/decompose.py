@@ -10,7 +10,7 @@ from lorank.compression.calibrate import Calibration
 from lorank.compression.layout import choose_layout, layout_table
 from lorank.compression.measure import decomposable, layer_error, reached
 from lorank.errors import LorankError
-from lorank.linalg import SVD, Moments, Unfolding, svd, truncate, weighted_cut
+from lorank.linalg import SVD, Moments, Unfolding, truncate, weighted_cut
 from lorank.nn.surgery import Site, by_site, closed, opened, parameter_like, sites, swap
 
 
@@ -101,7 +101,7 @@ def _factors(
         if moments is not None and rank < full:
             factors = weighted_cut(view, weight, moments, rank)
         else:
-            factors = svd(view.matrix(weight))
+            factors = view.svd(weight)
     except LorankError as error:
         raise layer_error(site, error) from None
     # parameters at once: the SVD's own, larger memory is let go

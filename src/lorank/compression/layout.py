@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from lorank.errors import unknown
-from lorank.linalg import Moments, singular_values, weighted_singular_values
+from lorank.linalg import Moments, weighted_singular_values
 from lorank.linalg.unfold import LAYOUTS
 from lorank.nn.surgery import Site, by_site
 
@@ -62,7 +62,7 @@ def _kept(site: Site, layout: str, rank: float, moments: Moments | None) -> floa
     """Share of the energy up to a rank (the last one in part), rounded: noise makes no choice."""
     view, weight = site.view(layout), site.module.weight
     if moments is None:
-        values = singular_values(view.matrix(weight))
+        values = view.singular_values(weight)
     else:
         values = weighted_singular_values(view, weight, moments)
     energy = values.double().square().reshape(-1, values.shape[-1]).sum(0)

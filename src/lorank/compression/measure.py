@@ -11,7 +11,7 @@ from lorank.compression.cost import count_bytes, count_parameters, limit, site_m
 from lorank.compression.layout import choose_layout, layout_table
 from lorank.compression.trace import Example, Trace, trace
 from lorank.errors import LorankError
-from lorank.linalg import Moments, Unfolding, singular_values, weighted_singular_values
+from lorank.linalg import Moments, Unfolding, weighted_singular_values
 from lorank.nn.surgery import Site, opened, select, sites
 from lorank.ranks import Price, Spectra, Spectrum
 
@@ -148,7 +148,7 @@ def _values(site: Site, view: Unfolding, moments: Moments | None) -> Tensor:
         return weighted_singular_values(view, site.module.weight, moments)
     if site.factored:
         return site.module.singular_values()
-    return singular_values(view.matrix(site.module.weight))
+    return view.singular_values(site.module.weight)
 
 
 def predicted_loss(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from lorank.compression.calibrate import Calibration
 from lorank.compression.decompose import check_rank, refuse_inference_mode
 from lorank.compression.measure import layer_error
 from lorank.errors import LorankError, unknown
-from lorank.linalg import SVD, Moments, product_svd, truncate, weighted_cut
+from lorank.linalg import SVD, Moments, truncate, weighted_cut
 from lorank.nn import Factored
 from lorank.nn.surgery import Site, by_site, exchange, opened, parameter_like, sites
 
@@ -129,7 +129,7 @@ def prune_in_place(
 
 def cut_product(layer: Factored, rank: int) -> SVD:
     """Leading triplets of the product: the best approximation of the layer's weight."""
-    return truncate(product_svd(layer.U, layer.S, layer.Vh), rank)
+    return truncate(layer.spectrum(), rank)
 
 
 def cut_raw(layer: Factored, rank: int) -> SVD:
@@ -137,7 +137,7 @@ def cut_raw(layer: Factored, rank: int) -> SVD:
     U, s, Vh = (f.detach() for f in layer.factors)
     order = s.argsort(dim=-1, descending=True)[..., :rank]
     columns = order.unsqueeze(-2).expand(*U.shape[:-1], rank)
-    rows = order.unsqueeze(-1).expand(*order.shape, Vh.shape[-1])
+    rows = order.unsqueeze(-1).expand(*Vh.shape[:-2], rank, Vh.shape[-1])
     return SVD(U.gather(-1, columns), s.gather(-1, order), Vh.gather(-2, rows))
 
 

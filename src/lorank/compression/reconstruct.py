@@ -130,7 +130,7 @@ def _cut_sites(low: nn.Module, source: nn.Module) -> dict[str, tuple[Site, Site]
 
 
 def _solvable(site: Site) -> bool:
-    if not site.factored:
+    if not site.factored or not site.module.weighed:
         return False
     every = len(readers(site)) == len(site.members)
     small = site.view().patch_size <= LARGEST  # of others no moments are kept

@@ -72,13 +72,12 @@ def random_factors(site: Site, layout: str, rank: int) -> Factors:
     """Draw factors whose product is about as large as the dense weight."""
     assert site.kind is not None
     weight, view = site.module.weight, site.kind.unfold(site.module, layout)
-    groups = (view.groups,) if view.groups > 1 else ()
     rows, columns = view.shape
+    shapes = view.factor_shapes(rank)
     generator = torch.Generator().manual_seed(0)
-    U = torch.randn(*groups, rows, rank, generator=generator) / math.sqrt(rows)
-    Vh = torch.randn(*groups, rank, columns, generator=generator) / math.sqrt(columns)
-    norm = float(weight.detach().norm()) / math.sqrt(rank * math.prod(groups))
-    S = torch.full((*groups, rank), norm)
+    U = torch.randn(shapes[0], generator=generator) / math.sqrt(rows)
+    Vh = torch.randn(shapes[2], generator=generator) / math.sqrt(columns)
+    S = torch.full(shapes[1], float(weight.detach().norm()) / math.sqrt(math.prod(shapes[1])))
     return SVD(*(parameter_like(weight, factor) for factor in (U, S, Vh))), view
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from lorank.errors import LorankError
 from lorank.linalg import SVD, Unfolding
 from lorank.nn import Factored
+from lorank.nn.quaternion import Quaternionic
 from lorank.nn.surgery import Site, by_site, closed, exchange, opened, sites, swap
 
 LayerTable = dict[str, dict[str, Any]]
@@ -42,6 +43,8 @@ def _width(pair: nn.Sequential) -> int:
         return inner.embedding_dim
     if isinstance(inner, nn.Linear):
         return inner.out_features
+    if isinstance(inner, Quaternionic):
+        return inner.weight.shape[1]
     return inner.out_channels // inner.groups
 
 
@@ -81,11 +84,5 @@ def _blank(site: Site, entry: dict[str, Any]) -> tuple[SVD, Unfolding]:
             raise LorankError(f"its ranks go from 1 to {min(view.shape)}")
     except (KeyError, TypeError, ValueError) as error:
         raise LorankError(f"layer {site.name!r} cannot have the form {entry}: {error}") from None
-    rows, columns = view.shape
-    lead = (view.groups,) if view.groups > 1 else ()
-    make = {"device": site.module.weight.device}
-    return SVD(
-        torch.zeros(*lead, rows, rank, **make),
-        torch.zeros(*lead, rank, **make),
-        torch.zeros(*lead, rank, columns, **make),
-    ), view
+    device = site.module.weight.device
+    return SVD(*(torch.zeros(shape, device=device) for shape in view.factor_shapes(rank))), view

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import unknown
-from lorank.linalg import SVD, Unfolding, product_singular_values, product_svd
+from lorank.linalg import SVD, Unfolding
 from lorank.linalg.svd import exact
 from lorank.nn.pair import Pair
 
@@ -37,9 +37,11 @@ class Factored(nn.Module):
 
     The three factors are ordinary parameters; the sign of ``S`` means nothing. Shapes:
     ``U (rows, r)``, ``S (r,)``, ``Vh (r, columns)``, with a leading group axis for grouped
-    convolutions. A subclass says how a dense layer is read (:meth:`unfold`), how it is taken
-    over (:meth:`from_dense`), how it runs, and how it is given back (:meth:`pair`,
-    :meth:`dense`); rank, weight, spectrum and cost follow from the factors.
+    convolutions; factors of quaternions have a leading axis of four parts. The view knows the
+    algebra: how a weight is decomposed and how factors are multiplied. A subclass says how a dense
+    layer is read (:meth:`unfold`), how it is taken over (:meth:`from_dense`), how it runs, and how
+    it is given back (:meth:`pair`, :meth:`dense`); rank, weight, spectrum and cost follow from the
+    factors.
 
     Source: Yang et al., Learning Low-Rank Deep Neural Networks via Singular Vector
     Orthogonality Regularization and Singular Value Sparsification, 2020.
@@ -50,6 +52,8 @@ class Factored(nn.Module):
     Vh: nn.Parameter
     bias: nn.Parameter | None
     inner_role: ClassVar[str] = "inner"
+    weighed: ClassVar[bool] = True
+    """Whether a calibration can weigh its errors (:func:`lorank.linalg.weighted_cut`)."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Attributes of the dense layer that the layer in SVD form, and its pair, have too."""
 
@@ -127,16 +131,20 @@ class Factored(nn.Module):
         U, s, Vh = self.factors
         rows, columns = self.view.shape
         if rows <= columns:
-            return (U * s.unsqueeze(-2)) @ Vh
-        return U @ (s.unsqueeze(-1) * Vh)
+            return self.view.product(U * s.unsqueeze(-2), Vh)
+        return self.view.product(U, s.unsqueeze(-1) * Vh)
 
     def spectrum(self) -> SVD:
         """SVD of the product: the singular values of the weight, which ``|S|`` need not be."""
-        return product_svd(self.U, self.S, self.Vh)
+        return self.view.product_svd(SVD(self.U, self.S, self.Vh))
 
     def singular_values(self) -> Tensor:
         """Singular values of the weight, without their vectors."""
-        return product_singular_values(self.U, self.S, self.Vh)
+        return self.view.product_singular_values(SVD(self.U, self.S, self.Vh))
+
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Both factors as real matrices, orthonormal where U and Vh are (differentiable)."""
+        return self.U, self.Vh
 
     def plain(self, as_pair: bool, multiple: int = 1, shared: Shared | None = None) -> nn.Module:
         """Give this layer back as plain torch layers with the same function.
@@ -179,7 +187,7 @@ class Factored(nn.Module):
     def _rebuilds(self, batch: int, in_size: tuple[int, ...], out_size: tuple[int, ...]) -> bool:
         """Whether the dense weight should be rebuilt for an input of these sizes."""
         dense, per_rank = self.view.macs(in_size, out_size)
-        rebuilding = batch * dense + self.rank * self.view.weights()[0]
+        rebuilding = batch * dense + self.rank * self.view.product_macs()
         return self._asked_or(batch * per_rank * self.rank > NEAR_TIE * rebuilding)
 
     def _asked_or(self, rebuild: bool) -> bool:

@@ -56,11 +56,7 @@ class Pair(nn.Sequential):
 
     def dense_shape(self) -> tuple[int, ...]:
         """Shape of the dense weight."""
-        view = self.view
-        ends = view.out_channels, view.in_channels // view.groups
-        if view.transposed:
-            ends = view.in_channels, view.out_channels // view.groups
-        return (*ends, *view.kernel_size)
+        return self.view.kernel_shape
 
     def __getattr__(self, name: str) -> Any:
         settings = vars(self).get("settings", {})

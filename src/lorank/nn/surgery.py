@@ -23,6 +23,8 @@ from lorank.nn.conv import SVDConv
 from lorank.nn.embedding import SVDEmbedding
 from lorank.nn.factored import HOOKS, Factored, carries_hooks
 from lorank.nn.linear import SVDLinear
+from lorank.nn.quaternion import QuaternionLinear, SVDQuaternionLinear
+from lorank.nn.quaternion_conv import QuaternionConv2d, SVDQuaternionConv
 from lorank.nn.transposed import SVDConv1D
 
 KINDS: dict[type[nn.Module], type[Factored]] = {
@@ -34,6 +36,8 @@ KINDS: dict[type[nn.Module], type[Factored]] = {
     nn.ConvTranspose2d: SVDConv,
     nn.ConvTranspose3d: SVDConv,
     nn.Embedding: SVDEmbedding,
+    QuaternionLinear: SVDQuaternionLinear,
+    QuaternionConv2d: SVDQuaternionConv,
 }
 """Dense layer → its SVD form. A new layer type is one row here."""
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lorank.errors import LorankError
-from lorank.ranks import energy, evbmf, gavish_donoho
-from lorank.ranks.noise import hard_threshold, marchenko_pastur_median
+from lorank.linalg.shrinkage import marchenko_pastur_median
+from lorank.ranks import csp, energy, evbmf, gavish_donoho, optimal_shrinkage
+from lorank.ranks.noise import hard_threshold
 from lorank.ranks.variational import detection_threshold, free_energy, noise_variance
 
 ASPECTS = [0.001, 0.05, 0.25, 0.5, 0.8, 1.0]
@@ -49,55 +50,58 @@ def test_the_median_of_a_noise_matrix():
     assert float(s.median()) ** 2 / 500 == pytest.approx(marchenko_pastur_median(0.4), rel=0.02)
 
 
+RULES = [gavish_donoho, optimal_shrinkage, evbmf, csp]
 PLANTED = [(60, 60, 4), (40, 120, 7), (120, 40, 7), (16, 400, 3), (200, 200, 15)]
 
 
-@pytest.mark.parametrize("rule", [gavish_donoho, evbmf])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("m", "n", "rank"), PLANTED)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_planted_rank_is_found(planted, rule, m, n, rank, seed):
     assert rule({"w": planted(m, n, rank, signal=4.0, seed=seed)}) == {"w": rank}
 
 
+@pytest.mark.parametrize("rule", [gavish_donoho, optimal_shrinkage, csp])
 @pytest.mark.parametrize(("m", "n", "rank"), PLANTED)
-def test_a_planted_rank_is_found_with_the_noise_known(planted, m, n, rank):
+def test_a_planted_rank_is_found_with_the_noise_known(planted, rule, m, n, rank):
     layer = planted(m, n, rank, signal=4.0 * 0.3, noise=0.3)
-    assert gavish_donoho({"w": layer}, noise=0.3) == {"w": rank}
+    assert rule({"w": layer}, noise=0.3) == {"w": rank}
     # Negative control: with a noise level that is wrong by far, the answer is wrong.
-    assert gavish_donoho({"w": layer}, noise=0.03) != {"w": rank}
+    assert rule({"w": layer}, noise=0.03) != {"w": rank}
 
 
-@pytest.mark.parametrize("rule", [gavish_donoho, evbmf])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("m", "n"), [(60, 60), (40, 120), (20, 400), (150, 200)])
 def test_noise_alone_has_no_rank(planted, rule, m, n):
     assert rule({"w": planted(m, n, 1, signal=0.0)}) == {"w": 1}
 
 
-@pytest.mark.parametrize("rule", [gavish_donoho, evbmf])
+@pytest.mark.parametrize("rule", RULES)
 def test_a_signal_below_the_noise_is_not_found(planted, rule):
     """Negative control: under the detection limit of random matrix theory nobody can see it."""
     assert rule({"w": planted(100, 100, 8, signal=0.5)}) == {"w": 1}
     assert energy({"w": planted(100, 100, 8, signal=0.5)})["w"] > 8
 
 
-@pytest.mark.parametrize("rule", [gavish_donoho, evbmf])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rank", [1, 5, 9])
 def test_an_exactly_low_rank_matrix(make, rule, rank):
     s = torch.cat([torch.linspace(3, 1, rank), torch.zeros(20 - rank)])
     assert rule({"w": make(s, n=30)}) == {"w": rank}
 
 
-@pytest.mark.parametrize("rule", [gavish_donoho, evbmf])
+@pytest.mark.parametrize("rule", RULES)
 def test_the_group_with_most_signal_decides(planted, make, rule):
     low, high = planted(40, 60, 2, signal=4.0), planted(40, 60, 6, signal=4.0)
     both = make(torch.stack([low.values, high.values]), m=40, n=60)
     assert rule({"w": both}) == {"w": 6}
 
 
+@pytest.mark.parametrize("rule", [gavish_donoho, optimal_shrinkage, csp])
 @pytest.mark.parametrize("noise", [0.0, -1.0, math.nan, math.inf])
-def test_a_noise_level_is_positive(make, noise):
+def test_a_noise_level_is_positive(make, rule, noise):
     with pytest.raises(LorankError, match="standard deviation"):
-        gavish_donoho({"w": make([1.0])}, noise=noise)
+        rule({"w": make([1.0])}, noise=noise)
 
 
 @pytest.mark.parametrize("alpha", ASPECTS)

@@ -21,6 +21,8 @@ PER_LAYER = {
     "effective_rank": ranks.effective_rank,
     "gavish_donoho": ranks.gavish_donoho,
     "evbmf": ranks.evbmf,
+    "optimal_shrinkage": ranks.optimal_shrinkage,
+    "csp": ranks.csp,
 }
 GLOBAL = {
     "params 0.5": partial(ranks.budget, params=0.5),
@@ -178,6 +180,7 @@ def test_round_to(make):
         ("effective_rank", ranks.effective_rank),
         (" evbmf", ranks.evbmf),
         ("gavish_donoho:0.01", partial(ranks.gavish_donoho, noise=0.01)),
+        ("csp:0.01", partial(ranks.csp, noise=0.01)),
         ("params:0.5", partial(ranks.budget, params=0.5)),
         ("macs:60000", partial(ranks.budget, macs=60_000)),
     ],

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 
 from lorank.errors import LorankError, unknown
 from lorank.ranks.budgets import budget
+from lorank.ranks.csp import csp
 from lorank.ranks.dimensions import effective_rank, stable_rank
 from lorank.ranks.noise import gavish_donoho
 from lorank.ranks.shares import energy, threshold
+from lorank.ranks.shrinkage import optimal_shrinkage
 from lorank.ranks.spectrum import Spectrum
 from lorank.ranks.variational import evbmf
 
@@ -32,6 +34,8 @@ RULES: dict[str, Callable[..., dict[str, int]]] = {
     "effective_rank": effective_rank,
     "gavish_donoho": gavish_donoho,
     "evbmf": evbmf,
+    "optimal_shrinkage": optimal_shrinkage,
+    "csp": csp,
     "params": params,
     "macs": macs,
 }

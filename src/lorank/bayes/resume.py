@@ -1,0 +1,61 @@
+"""The state of a sampler on disk: plain arrays, replaced as a whole, never unpickled."""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorank.errors import LorankError
+
+Arrays = dict[str, NDArray]
+
+
+def save_arrays(path: str | Path, arrays: Arrays) -> None:
+    """Write named arrays so that a reader sees the old file or the new one, never half of one.
+
+    Raises:
+        LorankError: if the folder does not exist or cannot be written to.
+
+    Example:
+        >>> target = Path(tempfile.mkdtemp()) / "state.npz"
+        >>> save_arrays(target, {"x": np.ones(2)})
+        >>> load_arrays(target)["x"].tolist()
+        [1.0, 1.0]
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.")
+    except OSError as error:
+        raise LorankError(
+            f"the sampler's state cannot be written to {path}: {error.strerror}"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def load_arrays(path: str | Path) -> Arrays:
+    """Read what :func:`save_arrays` wrote; objects are refused, so that no code can run.
+
+    Raises:
+        LorankError: if the file is not one of plain arrays.
+
+    Example:
+        >>> load_arrays(__file__)
+        Traceback (most recent call last):
+        ...
+        lorank.errors.LorankError: ... is not a sampler's state of plain arrays
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise LorankError(f"{path} is not a sampler's state of plain arrays") from error

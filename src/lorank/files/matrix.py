@@ -1,0 +1,132 @@
+"""A matrix of numbers in a file: ``.npy`` or ``.csv``."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from lorank.errors import LorankError, unknown
+from lorank.files.atomic import replacing
+
+ENDINGS = (".csv", ".npy")
+ABSENT = {"", "na", "nan", "n/a", "null"}
+"""What stands in a cell of a CSV where a number is missing."""
+
+
+def checked_ending(path: Path) -> str:
+    """Refuse an ending that is no matrix.
+
+    Raises:
+        LorankError: if it is neither .csv nor .npy.
+
+    Example:
+        >>> checked_ending(Path("panel.csv"))
+        '.csv'
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise unknown("ending of a matrix", path.suffix, ENDINGS)
+    return path.suffix.lower()
+
+
+def read_matrix(path: str | Path) -> np.ndarray:
+    r"""Read a real matrix.
+
+    A CSV may have one line of names, which is left out, and its first column may be names (or
+    dates), which is left out too; cells that are empty or say NA are NaN. An ``.npy`` file is
+    read without unpickling.
+
+    Args:
+        path: the file, ``.csv`` or ``.npy``.
+
+    Returns:
+        ``(rows, columns)`` in float64; missing entries are NaN.
+
+    Raises:
+        LorankError: if the file does not exist, has another ending, is damaged, is no matrix of
+            real numbers, or has lines of different lengths.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "small.csv"
+        >>> _ = place.write_text("month,a,b\n1984-01,1,2\n1984-02,NA,4\n")
+        >>> read_matrix(place).tolist()
+        [[1.0, 2.0], [nan, 4.0]]
+    """
+    place = Path(path)
+    ending = checked_ending(place)
+    if not place.is_file():
+        raise LorankError(f"there is no file {place}")
+    return _npy(place) if ending == ".npy" else _csv(place)
+
+
+def write_matrix(path: str | Path, matrix: np.ndarray) -> None:
+    """Write a matrix; the ending says how. The file appears when it is complete.
+
+    Args:
+        path: ``.csv`` (17 digits, no header) or ``.npy``.
+        matrix: ``(rows, columns)``.
+
+    Raises:
+        LorankError: if the ending is another, or the place cannot be written to.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "small.npy"
+        >>> write_matrix(place, np.eye(2))
+        >>> read_matrix(place).trace()
+        np.float64(2.0)
+    """
+    ending = checked_ending(Path(path))
+    with replacing(path) as draft, draft.open("wb") as file:
+        if ending == ".npy":
+            np.save(file, matrix, allow_pickle=False)
+        else:
+            np.savetxt(file, matrix, delimiter=",", fmt="%.17g")
+
+
+def _npy(place: Path) -> np.ndarray:
+    try:
+        found = np.load(place, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise LorankError(f"{place} is no array of numbers in NumPy's format: {error}") from None
+    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiub":
+        about = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else "more"
+        raise LorankError(f"{place} must hold one matrix of real numbers, found {about}")
+    return found.astype(np.float64)
+
+
+def _csv(place: Path) -> np.ndarray:
+    try:
+        with place.open(newline="", encoding="utf-8-sig") as file:
+            lines = [(n, line) for n, line in enumerate(csv.reader(file), 1) if any(line)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise LorankError(f"{place} is no text with commas: {error}") from None
+    if lines and any(_number(cell) is None for cell in lines[0][1][1:] or lines[0][1]):
+        lines = lines[1:]
+    if not lines:
+        raise LorankError(f"{place} has no line of numbers")
+    named = any(_number(line[0]) is None for _, line in lines)
+    rows = [[_cell(place, n, cell) for cell in line[named:]] for n, line in lines]
+    for (n, _), row in zip(lines, rows, strict=True):
+        if len(row) != len(rows[0]) or not row:
+            raise LorankError(
+                f"{place}: lines of a matrix are equally long, found {len(rows[0])} numbers "
+                f"first and {len(row)} in line {n}"
+            )
+    return np.array(rows, dtype=np.float64)
+
+
+def _number(cell: str) -> float | None:
+    if cell.strip().lower() in ABSENT:
+        return float("nan")
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def _cell(place: Path, line: int, cell: str) -> float:
+    number = _number(cell)
+    if number is None:
+        raise LorankError(f"{place}: line {line} has {cell.strip()[:40]!r}, which is no number")
+    return number

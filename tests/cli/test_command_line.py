@@ -29,8 +29,12 @@ def parsed(line):
     """Parse a line as the command line would, without running it."""
     words = shlex.split(line)[1:]
     context = GROUP.make_context("lorank", list(words))
-    name, command, rest = GROUP.resolve_command(context, words)
-    return command.make_context(name, list(rest), parent=context)
+    command = GROUP
+    while hasattr(command, "resolve_command"):
+        name, command, words = command.resolve_command(context, list(words))
+        context = command.make_context(name, list(words), parent=context)
+        words = context._protected_args + context.args
+    return context
 
 
 def test_help_shows_the_flow(lorank):

@@ -12,6 +12,7 @@ from lorank.cli.compress import compress
 from lorank.cli.export import export
 from lorank.cli.faults import exit_code
 from lorank.cli.inspect import inspect
+from lorank.cli.matrix import matrix
 from lorank.cli.report import report
 from lorank.cli.taught import taught
 from lorank.cli.train import train
@@ -57,6 +58,7 @@ app = typer.Typer(
 app.callback(help=taught(_root)["help"])(_root)
 for command in COMMANDS:
     app.command(**taught(command))(command)
+app.add_typer(matrix, name="matrix")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if change is not None:
             change(errors="replace")  # bars and signs, on a terminal without them
     typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if typed == ["matrix"]:  # a group alone shows what is in it
+        typed.append("--help")
     run = typer.main.get_command(app)
     about = {"prog_name": "lorank", "standalone_mode": False, "obj": tuple(map(str, typed))}
     return exit_code(lambda: run.main(typed, **about))

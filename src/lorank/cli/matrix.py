@@ -5,9 +5,11 @@ from typing import Any
 
 import typer
 
+from lorank.cli.matrix_bayes import bayes
+from lorank.cli.matrix_qsvd import qsvd
 from lorank.cli.taught import taught
 
-MATRIX: tuple[Callable[..., Any], ...] = ()
+MATRIX: tuple[Callable[..., Any], ...] = (qsvd, bayes)
 """The commands on one matrix, in the order of their help."""
 
 matrix = typer.Typer(

@@ -5,7 +5,7 @@ from inspect import cleandoc
 from typing import Any
 
 
-def taught(function: Callable[..., Any]) -> dict[str, str]:
+def taught(function: Callable[..., Any]) -> dict[str, Any]:
     """Give a docstring as help; its examples keep their lines."""
     text = cleandoc(function.__doc__ or "").replace("Examples:", "\b\nExamples:")
     return {"help": text, "short_help": text.splitlines()[0]}

@@ -24,6 +24,7 @@ NAMES = [
     "penalty_terms",
     "penalties",
     "prune",
+    "clip",
     "fold",
     "recalibrate",
     "cost",

@@ -2,8 +2,8 @@
 
 The names below follow a weight's life: ``calibrate`` on what the network reads, ``measure`` its
 singular values, try its ``sensitivity``, choose its rank (``ranks``), ``decompose`` it,
-``reconstruct`` it or train it with a ``penalty``, ``prune`` it, ``fold`` it into plain layers,
-count its ``cost``, ``save`` it.
+``reconstruct`` it or train it with a ``penalty``, ``prune`` it, ``clip`` its norm, ``fold`` it into
+plain layers, count its ``cost``, ``save`` it.
 """
 
 from lorank import linalg, nn, penalties, ranks
@@ -11,6 +11,7 @@ from lorank.compression import (
     Calibration,
     Cost,
     calibrate,
+    clip,
     cost,
     decompose,
     fold,
@@ -43,6 +44,7 @@ __all__ = [  # noqa: RUF022 - in the order of a weight's life
     "penalty_terms",
     "penalties",
     "prune",
+    "clip",
     "fold",
     "recalibrate",
     "cost",

@@ -49,3 +49,26 @@ def test_penalties_come_with_their_weights_and_only_where_they_belong(net):
     frozen = lorank.decompose(net).requires_grad_(False)
     assert penalty_of(Stage(name="b", epochs=1, orthogonality=0), frozen, 1.0) == {}
     assert penalty_of(Stage(name="d", epochs=1, form="dense"), model, 1.0) == {}
+
+
+def test_norms_are_penalised_in_both_forms_and_beside_the_others(net):
+    dense = Stage(name="d", epochs=1, form="dense", operator_norm=0.5)
+    terms = penalty_of(dense, net, 1.0)
+    assert {n: w for n, (w, _) in terms.items()} == {"operator_norm": 0.5}
+    stage = Stage(name="a", epochs=1, orthogonality=2.0, operator_norm=0.5, bound="refined")
+    model = lorank.decompose(net)
+    found = penalty_of(stage, model, 1.0)
+    assert {n: w for n, (w, _) in found.items()} == {"orthogonality": 2.0, "operator_norm": 0.5}
+    refined = penalty_of(dense.model_copy(update={"bound": "refined"}), net, 1.0)
+    gap = found["operator_norm"][1].item() / refined["operator_norm"][1].item()
+    assert gap == pytest.approx(1, rel=4e-3)
+    assert found["operator_norm"][1].item() <= terms["operator_norm"][1].item() * 1.003
+
+
+def test_every_bound_is_a_choice_of_a_recipe():
+    from typing import get_args
+
+    from lorank.linalg import BOUNDS
+    from lorank.training.recipe import Bound
+
+    assert set(get_args(Bound)) == set(BOUNDS)

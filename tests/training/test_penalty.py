@@ -1,5 +1,6 @@
 """The one place where a model meets the penalties."""
 
+import copy
 import math
 
 import pytest
@@ -8,9 +9,11 @@ from torch import nn
 
 import lorank
 from lorank import LorankError
+from lorank.linalg import BOUNDS, norm_bracket
 from lorank.penalties import SPARSITY
 from lorank.penalties import orthogonality as orthogonality_of
 from lorank.penalties import sparsity as sparsity_of
+from lorank.training.penalty import norm_bounds
 
 
 def network():
@@ -145,3 +148,76 @@ def test_wrong_calls():
         lorank.penalty(lorank.fold(lorank.decompose(network())))
     with pytest.raises(LorankError, match=r"penalty 'hoyr': did you mean 'hoyer'\?"):
         lorank.penalty(moved(), kind="hoyr")
+
+
+class TestNorms:
+    """The norms of layers as operators, dense and in SVD form."""
+
+    def test_the_sum_by_hand_beside_the_others(self):
+        low = moved()
+        layers = [low[0], low[2], low[3]]
+        norms = [norm_bracket(low[0].weight, groups=3, tol=1e-4).upper]
+        norms += [norm_bracket(layer.weight, tol=1e-4).upper for layer in layers[1:]]
+        want = sum(n**2 for n in norms)
+        terms = lorank.penalty_terms(low, bound="refined")
+        assert sorted(terms) == ["operator_norm", "orthogonality", "sparsity"]
+        assert terms["operator_norm"].item() == pytest.approx(want, rel=4e-3)
+        both = lorank.penalty(low, orthogonality=0.5, operator_norm=0.1, bound="refined")
+        torch.testing.assert_close(both, 0.5 * by_hand(low) + 0.1 * terms["operator_norm"])
+
+    @pytest.mark.parametrize("bound", BOUNDS)
+    def test_alone_on_dense_layers(self, bound):
+        model = network()
+        value = lorank.penalty(model, orthogonality=0, sparsity=0, operator_norm=1.0, bound=bound)
+        value.backward()
+        exact = sum(
+            norm_bracket(m.weight, groups=getattr(m, "groups", 1)).lower ** 2
+            for m in (model[0], model[2], model[3])
+        )
+        assert value.item() >= exact
+        for layer in (model[0], model[2], model[3]):
+            assert layer.weight.grad.abs().sum() > 0
+
+    @pytest.mark.parametrize("layout", ["channel", "spatial", "auto"])
+    def test_a_layer_in_svd_form_has_the_norm_of_its_dense_weight(self, layout):
+        dense = nn.Sequential(nn.Conv2d(6, 8, 3, stride=2), nn.ConvTranspose2d(8, 6, 3)).double()
+        low = lorank.decompose(dense, {"0": 2, "1": 3}, layout=layout)
+        rebuilt = lorank.fold(low)
+        got, want, dense_bounds = (
+            norm_bounds(m, "refined")
+            for m in (
+                low,
+                rebuilt,
+                nn.ModuleList([_dense(dense[0], low[0]), _dense(dense[1], low[1])]),
+            )
+        )
+        for a, b, c in zip(got, want, dense_bounds, strict=True):
+            assert a.item() == pytest.approx(b.item(), rel=3e-3)
+            assert a.item() == pytest.approx(c.item(), rel=3e-3)
+
+    def test_ties_count_once_and_frozen_layers_not_at_all(self):
+        model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "c": nn.Linear(4, 4)})
+        model["b"].weight = model["a"].weight
+        model["c"].requires_grad_(False)
+        assert len(norm_bounds(model)) == 1
+        model.requires_grad_(False)
+        with pytest.raises(LorankError, match="has 2, all frozen"):
+            norm_bounds(model)
+
+    def test_bad_input(self):
+        with pytest.raises(LorankError, match="ReLU has none"):
+            norm_bounds(nn.ReLU())
+        with pytest.raises(LorankError, match="unknown bound 'gird'"):
+            norm_bounds(network(), "gird")
+        bad = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"))
+        with pytest.raises(LorankError, match=r"layer '0': no bound .* 'reflect'"):
+            norm_bounds(bad)
+        for weight in (-1.0, math.nan, math.inf):
+            with pytest.raises(LorankError, match="operator_norm must be finite"):
+                lorank.penalty(network(), operator_norm=weight)
+
+
+def _dense(like, low):
+    layer = copy.deepcopy(like)
+    layer.weight = nn.Parameter(low.weight.detach())
+    return layer

@@ -1,5 +1,6 @@
 """``lorank inspect``: measure."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +8,7 @@ import typer
 import lorank
 from lorank.cli import options as opt
 from lorank.cli.network import Network, network, source, warn_if_random
+from lorank.cli.operators import check_picture, draw, operator_answer, show_operators
 from lorank.cli.show import Column, asides, count, note, percent, share, show, show_json, table
 from lorank.report import layer_rows, skipped_rows, sparkline, totals
 
@@ -21,6 +23,20 @@ def inspect(
     spectrum: Annotated[
         bool, typer.Option("--spectrum", help="Draw each layer's singular values.")
     ] = False,
+    operator: Annotated[
+        bool,
+        typer.Option(
+            "--operator",
+            help="Show convolutions as operators: singular values, certified norm, what a cut to "
+            "the energy rank does, and a Lipschitz certificate of the network.",
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw the operators' spectra: .png, .svg or .pdf; as --operator."
+        ),
+    ] = None,
     weights: opt.Weights = None,
     option: opt.ModelOption = None,
     spec: opt.Spec = None,
@@ -32,20 +48,27 @@ def inspect(
     """Show the singular values of every layer, and what low rank would save.
 
     Start here: it says whether a network has low-rank layers at all, and which weights stay dense
-    and why. Nothing is changed or written.
+    and why. Nothing is changed, and only --plot writes.
 
     Examples:
       lorank inspect resnet20 --weights resnet20.th --spectrum
       lorank inspect torchvision:resnet18 --option pretrained=true --energy 0.95
       lorank inspect runs/digits --json
+      lorank inspect resnet20 --weights resnet20.th --operator --plot resnet20.png
     """
     with asides():
+        check_picture(plot)
         found = network(model, source(weights, spec, option, data, root, shape))
         answer = _measured(model, found, energy, layout, skip)
+        if operator or plot:
+            ranks = {row["layer"]: row["energy_rank"] for row in answer["layers"]}
+            answer |= operator_answer(found, ranks, layout, skip)
         warn_if_random(model, found)
         pairs = sum(entry["form"] == "pair" for entry in found.layers.values())
         if pairs:
             note(f"{pairs} layers of {found.file} were cut and folded: each is a pair, .0 and .1")
+        if plot:
+            draw(plot, answer)
     show_json(answer) if as_json else _show(answer, spectrum)
 
 
@@ -101,6 +124,8 @@ def _show(answer: dict[str, Any], spectrum: bool) -> None:
         "rank.",
         _total(answer),
     )
+    if "operators" in answer:
+        show_operators(answer)
 
 
 def _extra_columns(row: dict[str, Any], spectrum: bool) -> dict[str, Any]:

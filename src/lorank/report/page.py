@@ -18,7 +18,7 @@ from lorank.report.record import Figures, Layer, Record
 GENERATOR = "lorank report"
 """Stands in the head of every page, so that one is known again."""
 
-PENALTIES = ("orthogonality", "sparsity")
+PENALTIES = ("orthogonality", "sparsity", "operator_norm")
 
 
 Curves = Mapping[str, Sequence[float | None]]

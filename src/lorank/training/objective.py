@@ -47,19 +47,21 @@ def task_terms(
 
 
 def penalty_of(stage: Stage, model: nn.Module, progress: float) -> dict[str, tuple[float, Tensor]]:
-    """Orthogonality and sparsity, each as (weight, value); none for a dense stage."""
-    if stage.form == "dense" or not any(isinstance(m, Factored) for m in model.modules()):
+    """Orthogonality, sparsity and norms, each as (weight, value); in a dense stage norms alone."""
+    dense = stage.form == "dense" or not any(isinstance(m, Factored) for m in model.modules())
+    wanted = stage.orthogonality > 0 and not dense, stage.sparsity > 0 and not dense
+    bound = stage.bound if stage.operator_norm > 0 else None
+    if not any(wanted) and bound is None:
         return {}
-    wanted = stage.orthogonality > 0, stage.sparsity > 0
-    if not any(wanted):
-        return {}
-    values = penalty_terms(model, kind=stage.kind, want=wanted)
-    weights = {"orthogonality": stage.orthogonality, "sparsity": ramped(stage, progress)}
-    return {
-        name: (weights[name], values[name])
-        for name, want in zip(("orthogonality", "sparsity"), wanted, strict=True)
-        if want
+    want = wanted if any(wanted) else None
+    values = penalty_terms(model, kind=stage.kind, want=want, bound=bound)
+    weights = {
+        "orthogonality": stage.orthogonality,
+        "sparsity": ramped(stage, progress),
+        "operator_norm": stage.operator_norm,
     }
+    kept = zip(("orthogonality", "sparsity", "operator_norm"), (*wanted, bound), strict=True)
+    return {name: (weights[name], values[name]) for name, want in kept if want}
 
 
 @torch.no_grad()

@@ -2,29 +2,43 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
+from lorank.linalg import BOUNDS
 from lorank.nn import Factored
+from lorank.nn.operator import operator_kernel, operators
 from lorank.nn.surgery import check_module
 from lorank.penalties import SPARSITY
+from lorank.penalties import operator_norm as operator_norm_of
 from lorank.penalties import orthogonality as orthogonality_of
 from lorank.penalties import sparsity as sparsity_of
 
 
 def penalty(
-    model: nn.Module, *, orthogonality: float = 1.0, sparsity: float = 0.0, kind: str = "hoyer"
+    model: nn.Module,
+    *,
+    orthogonality: float = 1.0,
+    sparsity: float = 0.0,
+    kind: str = "hoyer",
+    operator_norm: float = 0.0,
+    bound: str = "grid",
 ) -> Tensor:
-    """What SVD training adds to the loss: ``λ_o·L_o + λ_s·L_s``.
+    """What SVD training adds to the loss: ``λ_o·L_o + λ_s·L_s``, and ``λ_n·L_n`` where wanted.
 
     ``L_o = Σ (‖UᵀU − I‖_F² + ‖V ᵀV − I‖_F²) / r²`` and ``L_s`` is the sparsity of ``|S|``, both
     summed over the layers in SVD form, tied ones once, in float32 whatever the autocast.
+    ``L_n = Σ b²`` goes over every linear layer and convolution that can be trained, dense or in
+    SVD form, with b an upper bound of the layer's norm as an operator on images of any size.
 
     Args:
-        model: a network with layers in SVD form.
+        model: a network with layers in SVD form; with ``orthogonality=0`` and ``sparsity=0`` any.
         orthogonality: λ_o.
         sparsity: λ_s.
         kind: ``"l1"``, ``"hoyer"`` or ``"hoyer_square"``.
+        operator_norm: λ_n.
+        bound: a key of :data:`lorank.linalg.BOUNDS`.
 
     Returns:
         A scalar.
@@ -33,7 +47,8 @@ def penalty(
         LorankError: if no layer is in SVD form, every factor is frozen, the kind is unknown, or a
             weight is negative, NaN or Inf: such a term would be grown, and not a penalty.
 
-    Cost: ``Σ r²·(m + n)`` MACs, whatever the batch. Source: Yang et al., 2020, sections 3.1, 3.2.
+    Cost: ``Σ r²·(m + n)`` MACs, whatever the batch; for the norms that of the bound, on a layer in
+    SVD form for its core of r channels. Source: Yang et al., 2020, sections 3.1, 3.2.
 
     Example:
         >>> import lorank
@@ -41,22 +56,37 @@ def penalty(
         >>> bool(penalty(model) < 1e-6)
         True
     """
-    for name, weight in (("orthogonality", orthogonality), ("sparsity", sparsity)):
+    weights = {
+        "orthogonality": orthogonality,
+        "sparsity": sparsity,
+        "operator_norm": operator_norm,
+    }
+    for name, weight in weights.items():
         if not 0 <= weight < math.inf:
             raise LorankError(f"{name} must be finite and not negative, found {weight!r}")
-    terms = penalty_terms(model, kind=kind, want=(orthogonality != 0, sparsity != 0))
-    return orthogonality * terms["orthogonality"] + sparsity * terms["sparsity"]
+    # Without any weight the model is still asked for layers in SVD form, as ever.
+    norms_alone = operator_norm != 0 and orthogonality == 0 and sparsity == 0
+    want = None if norms_alone else (orthogonality != 0, sparsity != 0)
+    terms = penalty_terms(model, kind=kind, want=want, bound=bound if operator_norm else None)
+    total = [weights[name] * value for name, value in terms.items()]
+    return torch.stack([value.to(total[0].device) for value in total]).sum()
 
 
 def penalty_terms(
-    model: nn.Module, *, kind: str = "hoyer", want: tuple[bool, bool] = (True, True)
+    model: nn.Module,
+    *,
+    kind: str = "hoyer",
+    want: tuple[bool, bool] | None = (True, True),
+    bound: str | None = None,
 ) -> dict[str, Tensor]:
-    """Both terms by name, without their weights, as a run logs them.
+    """The terms by name, without their weights, as a run logs them.
 
     Args:
         model: a network with layers in SVD form.
         kind: sparsity kind.
-        want: whether to compute orthogonality and sparsity; a term left out is zero.
+        want: whether to compute orthogonality and sparsity; a term left out is zero. ``None``
+            leaves both out, and takes any network.
+        bound: for ``operator_norm``, a key of :data:`lorank.linalg.BOUNDS`; ``None`` leaves it out.
 
     Raises:
         LorankError: as :func:`penalty`.
@@ -68,13 +98,53 @@ def penalty_terms(
     """
     if kind not in SPARSITY:
         raise unknown("sparsity penalty", kind, SPARSITY)
-    layers = factored_layers(model)
-    zero = layers[0].S.new_zeros(())
-    factors = [f for layer in layers for f in (layer.U, layer.Vh)]
-    return {
-        "orthogonality": orthogonality_of(factors) if want[0] else zero,
-        "sparsity": sparsity_of([layer.S for layer in layers], kind) if want[1] else zero,
-    }
+    terms: dict[str, Tensor] = {}
+    if want is not None:
+        layers = factored_layers(model)
+        zero = layers[0].S.new_zeros(())
+        sides = [side for layer in layers for side in layer.sides()]
+        values = [layer.S for layer in layers]
+        terms["orthogonality"] = orthogonality_of(sides) if want[0] else zero
+        terms["sparsity"] = sparsity_of(values, kind) if want[1] else zero
+    if bound is not None:
+        terms["operator_norm"] = operator_norm_of(norm_bounds(model, bound))
+    return terms
+
+
+def norm_bounds(model: nn.Module, bound: str = "grid") -> list[Tensor]:
+    """Upper bound of the norm of each linear layer and convolution that can be trained.
+
+    A layer in SVD form is served from its core, tied layers once.
+
+    Raises:
+        LorankError: if the bound is unknown, no layer can be trained, or a layer has no bound: it
+            pads by reflection or replication, or holds NaN or Inf.
+
+    Example:
+        >>> [round(b.item(), 2) for b in norm_bounds(nn.Sequential(nn.Linear(1, 1)))] != []
+        True
+    """
+    if bound not in BOUNDS:
+        raise unknown("bound", bound, BOUNDS)
+    check_module(model)
+    layers = operators(model)
+    free = {n: m for n, m in layers.items() if any(p.requires_grad for p in m.parameters())}
+    if not free:
+        raise LorankError(
+            "a penalty of norms needs a linear layer or convolution to train, and "
+            f"{type(model).__name__} has {len(layers)}, all frozen"
+            if layers
+            else "a penalty of norms needs a linear layer or convolution, and "
+            f"{type(model).__name__} has none"
+        )
+    return [_bound(name, module, bound) for name, module in free.items()]
+
+
+def _bound(name: str, module: nn.Module, bound: str) -> Tensor:
+    try:
+        return operator_kernel(module).bound(bound)
+    except LorankError as error:
+        raise LorankError(f"layer {name!r}: {error}") from None
 
 
 def factored_layers(model: nn.Module) -> list[Factored]:

@@ -9,6 +9,18 @@ LAST = "@last"
 
 
 Kind = Literal["l1", "hoyer", "hoyer_square"]
+Bound = Literal[
+    "absolute",
+    "frobenius",
+    "gram",
+    "gram_kernel",
+    "grid",
+    "half_flattened",
+    "refined",
+    "schur",
+    "taps",
+    "unfoldings",
+]
 
 
 class Part(BaseModel):
@@ -117,6 +129,9 @@ class Stage(Part):
         orthogonality: λ_o, on U and Vh.
         sparsity: λ_s, on ``|S|``.
         kind: ``l1``, ``hoyer`` or ``hoyer_square``.
+        operator_norm: λ_n, on the norms of all linear layers and convolutions as operators; also
+            in a dense stage.
+        bound: of these norms, a key of :data:`lorank.linalg.BOUNDS`.
         ramp: share of the stage over which λ_s rises from zero.
         truncation: cuts during the stage, or none.
         cut: cut at the end of the stage, or none.
@@ -131,6 +146,8 @@ class Stage(Part):
     orthogonality: float = Field(default=1.0, ge=0)
     sparsity: float = Field(default=0.0, ge=0)
     kind: Kind = "hoyer"
+    operator_norm: float = Field(default=0.0, ge=0)
+    bound: Bound = "grid"
     ramp: float = Field(default=0.0, ge=0, le=1)
     truncation: Truncation | None = None
     cut: Cut | None = None

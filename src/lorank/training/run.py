@@ -411,9 +411,8 @@ class _Run:
     def _report(self, stage: Stage, epoch: int, facts: dict[str, float]) -> None:
         ranks = self._ranks()
         total = sum(ranks.values())
-        about = "".join(
-            f", {name} {facts[name]:.3g}" for name in ("orthogonality", "sparsity") if name in facts
-        )
+        penalties = ("orthogonality", "sparsity", "operator_norm")
+        about = "".join(f", {name} {facts[name]:.3g}" for name in penalties if name in facts)
         sentence = (
             f"{stage.name} {epoch + 1}/{stage.epochs}: loss {facts['loss']:.3f}{about}, "
             f"accuracy {facts['accuracy']:.2%}" + (f", ranks sum to {total}" if ranks else "")

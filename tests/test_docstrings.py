@@ -16,10 +16,19 @@ import torch
 import lorank
 from sources import imports
 
-ROOMS = ["lorank", "lorank.linalg", "lorank.nn", "lorank.penalties", "lorank.ranks"]
+ROOMS = [
+    "lorank",
+    "lorank.linalg",
+    "lorank.bayes",
+    "lorank.nn",
+    "lorank.penalties",
+    "lorank.ranks",
+    "lorank.colour",
+]
 
 SPEAKING_FOR_THEMSELVES = {
     *("SVD", "Price", "Cost", "Spectrum", "Spectra"),  # plain values: verbs show them at work
+    *("Collapsed", "Compressed", "Rival"),  # the same
     *("LorankError", "MissingExtraError"),
     "Factored",  # the base of the layers in SVD form, which nobody makes
 }

@@ -43,8 +43,10 @@ HOMES = {
     "numpyro": ["bayes/"],
     "jax": ["bayes/"],
     "arviz": ["bayes/"],
+    "tqdm": ["bayes/"],
     "sklearn": ["bayes/", "colour/", "zoo/"],
     "PIL": ["zoo/"],
+    "pyreadr": ["zoo/"],
     "timm": ["zoo/"],
     "torchvision": ["zoo/"],
 }

@@ -25,6 +25,11 @@ class Compressed:
         factors: ``U``, ``s``, ``Vh`` of these.
         energy: ``‖A‖_F²`` of the image.
         original: the array that was compressed, for the kind of the answer.
+
+    Example:
+        >>> small = compress(torch.ones(4, 5, 3), 1)
+        >>> small.rank, small.numbers, small.image().shape
+        (1, 36, torch.Size([4, 5, 3]))
     """
 
     form: Form
@@ -152,6 +157,10 @@ class Rival(NamedTuple):
         numbers: numbers stored.
         error: relative error.
         psnr: peak signal-to-noise ratio in decibels.
+
+    Example:
+        >>> Rival("channels", "rank", 1, 27, 0.0, float("inf")).numbers
+        27
     """
 
     form: str

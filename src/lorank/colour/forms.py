@@ -185,6 +185,6 @@ def check_rank(rank: object, most: int) -> int:
         >>> check_rank(3, 5)
         3
     """
-    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= most:
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= int(rank) <= most:
         raise LorankError(f"a rank is a whole number from 1 to {most}, found {rank!r}")
     return int(rank)

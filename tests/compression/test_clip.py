@@ -182,3 +182,41 @@ def test_nan_names_the_layer():
         layer.weight[0, 0] = math.nan
     with pytest.raises(LorankError, match=r"layer '0': .* 1 NaN or Inf"):
         lorank.clip(nn.Sequential(layer), 1.0)
+
+
+def test_a_cyclic_layer_whose_stride_does_not_divide_the_image_is_capped():
+    layer = nn.Conv2d(2, 2, 3, stride=2, padding=1, padding_mode="circular")
+    with torch.no_grad():
+        layer.weight.abs_()
+    found = lorank.clip(layer, 0.3, tol=1e-2).model
+    assert operator_norm(found, (1, 2, 5, 5)) <= 0.3 * (1 + 1e-5)
+    polyphase = norm_bracket(found.weight, stride=2).upper
+    assert operator_norm(found, (1, 2, 5, 5)) > polyphase  # its bound would not have held
+
+
+def test_a_cyclic_layer_that_writes_pixels_twice_is_refused():
+    layer = nn.Conv2d(1, 1, 3, padding=3, padding_mode="circular")
+    with pytest.raises(LorankError, match=r"cyclically by .*more than half"):
+        lorank.clip(layer, 0.3)
+
+
+def test_layers_that_move_one_weight_differently_are_refused():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, stride=3), nn.Conv2d(3, 3, 3))
+    model[1].weight = model[0].weight
+    with pytest.raises(LorankError, match="shares its weight with '1'"):
+        lorank.clip(model, 0.1)
+
+
+@pytest.mark.parametrize("cap", [0, -1.0, math.nan, math.inf, "x", None, True])
+def test_caps_that_are_none(cap):
+    with pytest.raises(LorankError, match=r"a cap .* is finite and above zero"):
+        lorank.clip(nn.Linear(2, 2), cap)
+
+
+def test_rounds_are_counted_from_zero_and_a_tied_embedding_alone_is_not_capped():
+    with pytest.raises(LorankError, match="number of rounds"):
+        lorank.clip(nn.Conv2d(2, 2, 3), 0.01, rounds=-1)
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    model[1].weight = model[0].weight
+    with pytest.raises(LorankError, match="has none that it may change"):
+        lorank.clip(model, 0.1)

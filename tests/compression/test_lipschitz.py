@@ -234,6 +234,100 @@ def test_hooks_are_refused():
         lipschitz(model, torch.zeros(2, 4))
 
 
+def test_hooks_of_layers_without_weights_and_of_the_network_are_refused():
+    for at in ("1", ""):
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        model.get_submodule(at).register_forward_hook(lambda m, i, out: 10 * out)
+        with pytest.raises(LorankError, match="hooks"):
+            lipschitz(model, torch.zeros(2, 4))
+
+
+class Does(nn.Module):
+    """A network of one function."""
+
+    def __init__(self, function, layer=None):
+        super().__init__()
+        self.function, self.layer = function, layer
+
+    def forward(self, x):
+        return self.function(self.layer, x)
+
+
+def written_through_a_view(_, x):
+    whole = x * 1.0
+    whole.flatten(1).mul_(5)
+    return whole
+
+
+def written_twice(_, x):
+    first = x * 1.0
+    first.relu_().mul_(5)
+    return first
+
+
+def written_in_part(_, x):
+    whole = x * 1.0
+    whole.chunk(2, 1)[0].mul_(9)
+    return whole
+
+
+def written_before_its_norm(layer, x):
+    y = layer[0](x)
+    y.mul_(10)
+    return layer[1](y)
+
+
+ODD_WAYS = {
+    "attribute": Does(lambda _, x: x.mT),
+    "data": Does(lambda _, x: 3 * x.data),
+    "axis": Does(lambda _, x: x.mean(axis=1)),
+    "no axes": Does(lambda _, x: x.sum(dim=[])),
+    "layer by name": Does(lambda layer, x: layer(input=x), nn.ReLU()),
+    "given twice": Does(lambda _, x: (x, x, x)),
+    "view": Does(written_through_a_view),
+    "twice": Does(written_twice),
+    "part": Does(written_in_part),
+    "between": Does(written_before_its_norm, nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))),
+}
+
+
+@pytest.mark.parametrize("name", ODD_WAYS)
+def test_odd_ways_to_write_a_network_do_not_hide_its_gain(name):
+    model = ODD_WAYS[name].double().eval()
+    x = torch.rand(2, 4, 3, 3, dtype=torch.float64)
+
+    def whole(x):
+        y = model(x.clone())
+        return torch.cat([part.flatten() for part in y]) if isinstance(y, tuple) else y.flatten()
+
+    with torch.no_grad():
+        units = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+        J = torch.stack([(whole(x + 1e-3 * u) - whole(x)) / 1e-3 for u in units], dim=1)
+    seen = torch.linalg.matrix_norm(J, 2).item()
+    assert 0 < seen <= lipschitz(model, x).constant * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda x: torch.clamp(x, min=5 * x), "besides the first"),
+        (lambda x: torch.div(x, 3.0, rounding_mode="floor"), "rounds"),
+        (lambda x: torch.mul(x, 9.0, out=x * 1.0), "was there before"),
+        (lambda x: F.softplus(x, 1.0, -3.0), "threshold"),
+        (lambda x: F.celu(x, -0.2), "alpha"),
+        (lambda x: x * math.nan, "not finite"),
+    ],
+)
+def test_arguments_that_take_the_constant_away(function, says):
+    with pytest.raises(LorankError, match=says):
+        lipschitz(Does(lambda _, x: function(x)), torch.rand(2, 3))
+
+
+def test_a_slope_that_is_no_number_is_refused():
+    with pytest.raises(LorankError, match="not finite"):
+        lipschitz(nn.Sequential(nn.PReLU(1, math.nan)), torch.rand(2, 3))
+
+
 def test_a_layer_that_runs_in_its_own_way_is_not_taken_for_torchs():
     class Doubled(nn.Linear):
         def forward(self, x):

@@ -11,7 +11,7 @@ from lorank.compression.patches import patches
 from nn.layer_kinds import KINDS
 from tolerance import distance, product, sweep_norm
 
-PATCHED = [name for name, kind in KINDS.items() if not kind.table]
+PATCHED = [name for name, kind in KINDS.items() if not (kind.table or kind.quaternion)]
 
 
 def drawn(layer, view, x, positions=None, seed=0):

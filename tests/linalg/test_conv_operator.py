@@ -220,3 +220,15 @@ def test_what_no_kernel_can_be(weight, sentence):
     for call in (operator_matrix, operator_energy):
         with pytest.raises(LorankError, match=sentence):
             call(weight, 4)
+
+
+def test_an_output_padding_may_exceed_the_stride_below_the_dilation():
+    """Its last pixels are written by no tap, or by one alone."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 3, 3, generator=g, dtype=torch.float64)
+    settings = {"stride": 2, "dilation": 4, "padding": 1, "output_padding": 3}
+    units = torch.eye(2 * 5, dtype=torch.float64).reshape(-1, 2, 5)
+    want = torch.nn.functional.conv_transpose1d(units, weight, **settings).flatten(1).T
+    assert torch.equal(operator_matrix(weight, 5, transposed=True, **settings), want)
+    with pytest.raises(LorankError, match="below the stride or the dilation"):
+        operator_matrix(weight, 5, transposed=True, **settings | {"output_padding": 4})

@@ -345,3 +345,25 @@ def test_every_method_is_explained():
     assert all(f"``{name}``" in (module.__doc__ or "") for name in NAMES)
     assert set(METHODS) < set(NAMES)
     assert "reconstruction from the" in (METHODS["quantile"].__doc__ or "").lower()
+
+
+@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_scale_goes_through_every_method(method, groups):
+    """Powers of two change no digit, also where squares would overflow or vanish."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 4 // groups, 3, 3, generator=g)
+    plain = operator_singular_values(weight, 12, groups=groups, method=method)
+    for scale in (2.0**-100, 2.0**100):
+        found = operator_singular_values(weight * scale, 12, groups=groups, method=method)
+        assert torch.equal(found.values, plain.values * scale)
+        assert found[1:] == plain[1:]
+
+
+@pytest.mark.parametrize("accuracy", [0.03, 0.01])
+def test_auto_keeps_its_accuracy_where_the_kernel_reaches_over_an_axis(accuracy):
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, 16, 5, 5, generator=g)
+    truth = operator_singular_values(weight, (3, 40), method="exact").values
+    found = operator_singular_values(weight, (3, 40), accuracy=accuracy)
+    assert mean_error(found.values, truth) <= min(accuracy, found.error)

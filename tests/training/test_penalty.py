@@ -221,3 +221,37 @@ def _dense(like, low):
     layer = copy.deepcopy(like)
     layer.weight = nn.Parameter(low.weight.detach())
     return layer
+
+
+class Standardised(nn.Conv2d):
+    """Runs with another weight than the one it holds."""
+
+    def forward(self, x):
+        return self._conv_forward(x, 10 * self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (nn.Conv2d(1, 1, 3, padding=3, padding_mode="circular"), "cyclically"),
+        (Standardised(2, 2, 3), "in its own way"),
+        (nn.LazyConv2d(2, 3), "no weights yet"),
+        (nn.Conv2d(2, 2, 3, device="meta"), "no weights yet"),
+    ],
+)
+def test_layers_without_a_bound_are_refused(layer, says):
+    with pytest.raises(LorankError, match=f"layer '':.*{says}|layer '' has {says}"):
+        norm_bounds(layer)
+
+
+def test_a_free_bias_makes_no_weight_trainable():
+    layer = nn.Conv2d(2, 2, 3)
+    layer.weight.requires_grad_(False)
+    with pytest.raises(LorankError, match="all frozen"):
+        norm_bounds(layer)
+
+
+def test_a_shared_weight_counts_once_for_each_way_to_move_it():
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, stride=2))
+    model[1].weight = model[2].weight = model[0].weight
+    assert len(norm_bounds(model)) == 2

@@ -100,8 +100,10 @@ def clip(
 
     Raises:
         LorankError: if a target is not above zero, a name is unknown, no layer is a linear layer
-            or convolution, a layer pads by reflection or replication, a weight is lazy, on the
-            meta device, or holds NaN or Inf, or the call is made under ``torch.inference_mode``.
+            or convolution, a layer pads by reflection or replication or cyclically beyond its
+            kernel's reach, layers that share a weight move it differently, a weight is lazy, on
+            the meta device, or holds NaN or Inf, or the call is made under
+            ``torch.inference_mode``.
 
     Cost: ``rounds`` times eigendecompositions at some hundred frequencies a layer.
 
@@ -138,7 +140,13 @@ def _chosen(
 ) -> list[Site]:
     if layers is None:
         found = decomposable(source, every, None, skip)
-        return [site for site in found if is_operator(site.module)]
+        chosen = [site for site in found if is_operator(site.module)]
+        if not chosen:
+            raise LorankError(
+                f"clip takes linear layers and convolutions, and {type(source).__name__} has none "
+                "that it may change"
+            )
+        return chosen
     found = select(every, layers, skip)
     for site in found:
         if not is_operator(site.module):
@@ -150,11 +158,14 @@ def _chosen(
 
 
 def _cap(site: Site, target: Any) -> float:
-    if not isinstance(target, Mapping):
-        return float(target)
-    if site.name not in target:
+    if isinstance(target, Mapping) and site.name not in target:
         raise LorankError(f"the table of targets has no entry for layer {site.name!r}")
-    return float(target[site.name])
+    cap = target[site.name] if isinstance(target, Mapping) else target
+    if isinstance(cap, bool) or not isinstance(cap, int | float) or not 0 < cap < math.inf:
+        raise LorankError(
+            f"a cap of singular values is finite and above zero, found {cap!r} for {site.name!r}"
+        )
+    return float(cap)
 
 
 def _clip_site(
@@ -162,6 +173,9 @@ def _clip_site(
 ) -> tuple[LayerClip, dict[int, nn.Parameter]]:
     layer = site.module
     kernel = operator_kernel(layer)
+    for name, member in site.members.items():
+        if operator_kernel(member).settings != kernel.settings:
+            raise LorankError(f"it shares its weight with {name!r}, which moves it in another way")
     before = kernel.bracket(tol).upper
     if before <= target:
         return LayerClip(target, before, before, 0.0, 0), {}

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
-from lorank.compression.lipschitz_layers import folds, gain, has_gain
+from lorank.compression.lipschitz_layers import folds, gain, has_gain, refuse_hooks
 from lorank.compression.lipschitz_rules import LAYERS, RULES, Call
 from lorank.compression.trace import Example, describe, evaluating
 from lorank.errors import LorankError
@@ -71,6 +72,7 @@ def lipschitz(model: nn.Module, example: Example, *, tol: float = 1e-2) -> Certi
         True
     """
     check_module(model)
+    refuse_hooks(model)
     with evaluating(model), torch.no_grad():
         # A layer alone is put into a network of one: tracing would look into it.
         network = nn.Sequential(model) if has_gain(model) else model
@@ -87,15 +89,27 @@ class _Tracer(fx.Tracer):
 
 
 class _Watch(fx.Interpreter):
-    """Runs a graph, and notes the shape of every tensor and the value of every number."""
+    """Runs a graph, and notes the shape of every tensor, the value of every number, and writes.
+
+    A tensor and its views count their writes together, so that all that a write changes is seen.
+    """
 
     def run_node(self, n: fx.Node) -> Any:
+        before = {node: _writes(value) for node, value in self.env.items()}
         result = super().run_node(n)
+        n.meta["wrote"] = [node for node, seen in before.items() if _writes(self.env[node]) != seen]
         if isinstance(result, Tensor):
             n.meta["shape"] = tuple(result.shape)
         elif isinstance(result, int | float):
             n.meta["number"] = result
         return result
+
+
+def _writes(value: Any) -> int:
+    """How often a tensor, or those of a tuple, were written to."""
+    if isinstance(value, Tensor):
+        return value._version
+    return sum(map(_writes, value)) if isinstance(value, tuple | list) else 0
 
 
 class _Walk:
@@ -136,19 +150,23 @@ class _Walk:
         for node in self.graph.nodes:
             constant = self._bound(node)
             self.bounds[node] = constant
-            if _in_place(node, self.network) and node.all_input_nodes:
-                self.bounds[node.all_input_nodes[0]] = constant
+            for other in node.meta.get("wrote", ()):
+                # Of a view some entries may be as before, and some as written.
+                self.bounds[other] = math.hypot(self.bounds[other], constant)
+        if not constant < math.inf:
+            raise LorankError(f"the network's Lipschitz constant is not finite, found {constant}")
         return Certificate(constant, self.steps)
 
     def _bound(self, node: fx.Node) -> float:
         if node.op == "placeholder":
             return 1.0
-        read = [self.bounds[n] for n in node.all_input_nodes]
         if node.op == "output":
-            return math.hypot(*read)
-        if not any(read):  # a weight, a constant, or the size of something
-            return 0.0
-        if (node.op == "call_method" and node.target in SIZES) or node.target is getattr:
+            given: list[fx.Node] = []  # one that is given twice counts twice
+            map_arg(node.args, given.append)
+            return math.hypot(*(self.bounds[n] for n in given))
+        if not any(self.bounds[n] for n in node.all_input_nodes):
+            return 0.0  # a weight, a constant, or the size of something
+        if _is_size(node):
             return 0.0
         try:
             return self._passed_on(node)
@@ -161,9 +179,11 @@ class _Walk:
             return self._applied(node, _name(node), node.args, dict(node.kwargs))
         module = self.network.get_submodule(str(node.target))
         if type(module) in LAYERS:
+            refuse_hooks(module)
             names: Any = getattr(module, "__constants__", ())
             settings = {k: getattr(module, k) for k in names if k != "inplace"}
-            return self._applied(node, LAYERS[type(module)], node.args, settings)
+            given = settings | dict(node.kwargs)
+            return self._applied(node, LAYERS[type(module)], node.args, given)
         if not has_gain(module):
             raise LorankError(UNKNOWN)
         if self._folded_later(node, module):
@@ -176,7 +196,9 @@ class _Walk:
         source = node.all_input_nodes[0]
         if source.op == "call_module":
             before = self.network.get_submodule(str(source.target))
-            if folds(before, module, _shape(source)):
+            # Only a layer that was left to its BatchNorm: others may be written to in between.
+            left = self.bounds[source] == math.inf
+            if left and folds(before, module, _shape(source)):
                 names, layers = [str(source.target), *names], [before, *layers]
                 source = source.all_input_nodes[0]
         found = gain(layers[0], _shape(source), self.tol, *layers[1:])
@@ -197,7 +219,17 @@ class _Walk:
         """Apply the rule of an operation without weights."""
         if name not in RULES:
             raise LorankError(UNKNOWN)
-        call = Call(tuple(args), kwargs, self._of, _shape, self._value, _shape(node))
+        if "out" in kwargs:
+            raise LorankError("it writes into a tensor that was there before")
+        call = Call(
+            tuple(args),
+            kwargs,
+            self._of,
+            _shape,
+            self._value,
+            _shape(node),
+            tuple(node.all_input_nodes),
+        )
         try:
             constant = RULES[name](call)
         except LorankError:
@@ -224,6 +256,13 @@ UNKNOWN = "it is not in the tables of lorank.compression.lipschitz_rules"
 SIZES = ("size", "dim", "numel", "__len__")
 
 
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node asks for the shape, kind or place of a tensor, which no input changes."""
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "dtype", "device", "requires_grad")
+    return node.op == "call_method" and node.target in SIZES
+
+
 def _shape(value: Any) -> tuple[int, ...]:
     return value.meta.get("shape", ()) if isinstance(value, fx.Node) else ()
 
@@ -232,6 +271,8 @@ def _name(node: fx.Node) -> str:
     """Name of a function of torch or Python, or of a method; none for anybody else's."""
     if node.op == "call_method":
         return str(node.target)
+    if node.target is getattr:
+        return str(node.args[1])
     home = (getattr(node.target, "__module__", None) or "torch").split(".")[0]
     known = home in ("torch", "_operator", "operator", "math", "builtins")
     return getattr(node.target, "__name__", "") if known else ""
@@ -248,17 +289,3 @@ def _place(node: fx.Node) -> str:
     layer, what = _layer(node), "" if node.op == "call_module" else f"the operation {node.name!r}"
     where = f"layer {layer!r}" if layer else "the network itself"
     return f"{what} of {where}" if what else where
-
-
-def _in_place(node: fx.Node, network: nn.Module) -> bool:
-    """Whether an operation writes into what it reads, which then has the bound of its result."""
-    if node.op == "call_module":
-        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = _name(node)
-    writes = name.endswith("_") and not name.endswith("__")
-    return writes or bool(node.kwargs.get("inplace")) or name in IN_PLACE
-
-
-IN_PLACE = ("iadd", "isub", "imul", "itruediv")

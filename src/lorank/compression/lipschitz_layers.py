@@ -5,17 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorank.compression.operator_layers import (
-    CONVOLUTIONS,
-    is_convolution,
-    kernel_of,
-    runs_as,
-)
+from lorank.compression.operator_layers import is_convolution, kernel_of
 from lorank.errors import LorankError
 from lorank.nn.conv import SVDConv
 from lorank.nn.factored import carries_hooks
 from lorank.nn.linear import SVDLinear
-from lorank.nn.operator import is_operator
+from lorank.nn.operator import CONVOLUTIONS, is_operator, runs_as
 from lorank.nn.pair import Pair
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -58,17 +53,27 @@ def gain(module: Any, read: tuple[int, ...], tol: float, norm: Any = None) -> fl
         1.0
     """
     for layer in (module, norm):
-        if layer is not None and carries_hooks(layer):
-            raise LorankError("it carries hooks, which may do anything")
+        if layer is not None:
+            refuse_hooks(layer)
     if isinstance(module, BATCH_NORMS):
         return float(_scale(module).abs().max())
     if isinstance(module, nn.PReLU):
-        return max(1.0, float(_exact(module.weight).abs().max()))
+        return float(_exact(module.weight).abs().max().clamp_min(1.0))
     scale = None if norm is None else _scale(norm)
     if is_convolution(module):
         return _convolution(module, read, tol, scale)
     weight = _exact(module.product() if isinstance(module, Pair) else module.weight)
     return _norm(weight if scale is None else scale.unsqueeze(-1) * weight)
+
+
+def refuse_hooks(module: nn.Module) -> None:
+    """Refuse a module with hooks.
+
+    Raises:
+        LorankError: if it has any.
+    """
+    if carries_hooks(module):
+        raise LorankError(f"{type(module).__name__} carries hooks, which may do anything")
 
 
 def folds(module: Any, norm: Any, written: tuple[int, ...]) -> bool:

@@ -14,8 +14,8 @@ from torch import nn
 from lorank.errors import LorankError
 
 SLOPES: dict[str, float] = {
-    **dict.fromkeys(("relu", "relu_", "relu6", "hardtanh", "tanh", "softplus", "softsign"), 1.0),
-    **dict.fromkeys(("logsigmoid", "celu", "abs", "neg", "clamp", "clip", "clone", "detach"), 1.0),
+    **dict.fromkeys(("relu", "relu_", "relu6", "hardtanh", "tanh", "softsign"), 1.0),
+    **dict.fromkeys(("logsigmoid", "abs", "neg", "clamp", "clip", "clone", "detach"), 1.0),
     "sigmoid": 0.25,
     "hardsigmoid": 1 / 6,
     "hardswish": 1.5,
@@ -31,6 +31,7 @@ MOVES = (
     *("flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "swapaxes"),
     *("squeeze", "unsqueeze", "contiguous", "identity", "chunk", "split", "unbind", "narrow"),
     *("flip", "roll", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "t"),
+    *("T", "mT", "H", "mH", "data"),
 )
 """What only moves entries, or leaves some out."""
 
@@ -89,6 +90,7 @@ class Call(NamedTuple):
         shape: gives the shape of an argument.
         value: gives the tensor of an argument that is a constant, or ``None``.
         out: shape of the result.
+        inputs: values of the network among the arguments.
     """
 
     args: tuple[Any, ...]
@@ -97,6 +99,7 @@ class Call(NamedTuple):
     shape: Callable[[Any], tuple[int, ...]]
     value: Callable[[Any], Any]
     out: tuple[int, ...]
+    inputs: tuple[Any, ...] = ()
 
     def get(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
@@ -104,8 +107,11 @@ class Call(NamedTuple):
 
     @property
     def read(self) -> float:
-        """Constant of the first argument."""
-        return self.bound(self.get(0, "input"))
+        """Constant of the first argument, where no other depends on the network's input."""
+        first = self.get(0, "input")
+        if any(self.bound(value) for value in self.inputs if value is not first):
+            raise LorankError("an argument besides the first depends on the network's input")
+        return self.bound(first)
 
     def spread(self, value: Any) -> float:
         """Constant of an argument that is repeated to the result's shape: ``√copies`` more."""
@@ -127,6 +133,19 @@ def _leaky(call: Call) -> float:
 
 def _elu(call: Call) -> float:
     return call.read * max(1.0, abs(call.get(1, "alpha", 1.0)))
+
+
+def _celu(call: Call) -> float:
+    if not call.get(1, "alpha", 1.0) > 0:
+        raise LorankError("its alpha is not above zero, and it grows exponentially")
+    return call.read
+
+
+def _softplus(call: Call) -> float:
+    """It jumps where it becomes linear: by ``e^{−threshold}/beta``, nothing at a usual one."""
+    if call.get(2, "threshold", 20.0) < 20 or not call.get(1, "beta", 1.0) > 0:
+        raise LorankError("its threshold is below 20, where it jumps, or its beta not above zero")
+    return call.read
 
 
 def _dropout(call: Call) -> float:
@@ -151,6 +170,8 @@ def _times(call: Call) -> float:
 def _divided(call: Call) -> float:
     if call.bound(call.args[1]):
         raise LorankError("a quotient by something that depends on the input has no constant")
+    if call.kwargs.get("rounding_mode"):
+        raise LorankError("it rounds, and jumps")
     return call.spread(call.args[0]) * _magnitude(call, call.args[1], torch.reciprocal)
 
 
@@ -175,10 +196,11 @@ def _sum(call: Call) -> float:
 
 def _summed(call: Call) -> int:
     """Entries that each result is a sum of."""
-    shape, dims = call.shape(call.get(0, "input")), call.get(1, "dim")
-    if dims is None:
-        return math.prod(shape)
-    return math.prod(shape[d] for d in ((dims,) if isinstance(dims, int) else dims))
+    shape = call.shape(call.get(0, "input"))
+    dims = call.get(1, "dim", call.kwargs.get("axis"))
+    if isinstance(dims, int):
+        return shape[dims]
+    return math.prod(shape[d] for d in dims or range(len(shape)))
 
 
 def _pad(call: Call) -> float:
@@ -251,6 +273,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), _joined),
     "leaky_relu": _leaky,
     "elu": _elu,
+    "celu": _celu,
+    "softplus": _softplus,
     "dropout": _dropout,
     "dropout2d": _dropout,
     "mean": _mean,

@@ -8,13 +8,8 @@ from torch import Tensor, nn
 from lorank.errors import LorankError
 from lorank.linalg.convolution.bracket import NormBracket, norm_bracket
 from lorank.nn.conv import SVDConv
-from lorank.nn.operator import is_operator
+from lorank.nn.operator import CONVOLUTIONS, is_operator, runs_as
 from lorank.nn.pair import Pair
-
-CONVOLUTIONS = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-)
 
 
 class Kernel(NamedTuple):
@@ -90,20 +85,6 @@ def is_convolution(module: nn.Module) -> bool:
         (True, False)
     """
     return is_operator(module) and hasattr(module, "kernel_size")
-
-
-def runs_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module runs as one of some kinds, and not in a way of its own.
-
-    Example:
-        >>> runs_as(nn.Linear(1, 1), (nn.Conv1d, nn.Linear)), runs_as(nn.ReLU(), (nn.Linear,))
-        (True, False)
-    """
-    found = next((kind for kind in kinds if isinstance(module, kind)), None)
-    passes = ("forward", "_conv_forward")
-    return found is not None and all(
-        getattr(type(module), name, None) is getattr(found, name, None) for name in passes
-    )
 
 
 def kernel_of(module: Any, size: tuple[int, ...]) -> Kernel:

@@ -4,11 +4,12 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lorank.errors import LorankError, unknown
 from lorank.linalg import BOUNDS
 from lorank.nn import Factored
-from lorank.nn.operator import operator_kernel, operators
+from lorank.nn.operator import modules_with_norm, operator_kernel
 from lorank.nn.surgery import check_module
 from lorank.penalties import SPARSITY
 from lorank.penalties import operator_norm as operator_norm_of
@@ -114,11 +115,12 @@ def penalty_terms(
 def norm_bounds(model: nn.Module, bound: str = "grid") -> list[Tensor]:
     """Upper bound of the norm of each linear layer and convolution that can be trained.
 
-    A layer in SVD form is served from its core, tied layers once.
+    A layer in SVD form is served from its core; tied layers count once, where they move alike.
 
     Raises:
         LorankError: if the bound is unknown, no layer can be trained, or a layer has no bound: it
-            pads by reflection or replication, or holds NaN or Inf.
+            pads by reflection or replication or cyclically beyond its kernel's reach, runs in its
+            own way, has no weights yet, or holds NaN or Inf.
 
     Example:
         >>> [round(b.item(), 2) for b in norm_bounds(nn.Sequential(nn.Linear(1, 1)))] != []
@@ -127,8 +129,8 @@ def norm_bounds(model: nn.Module, bound: str = "grid") -> list[Tensor]:
     if bound not in BOUNDS:
         raise unknown("bound", bound, BOUNDS)
     check_module(model)
-    layers = operators(model)
-    free = {n: m for n, m in layers.items() if any(p.requires_grad for p in m.parameters())}
+    layers = modules_with_norm(model)
+    free = {name: module for name, module in layers.items() if _is_free(module)}
     if not free:
         raise LorankError(
             "a penalty of norms needs a linear layer or convolution to train, and "
@@ -140,7 +142,16 @@ def norm_bounds(model: nn.Module, bound: str = "grid") -> list[Tensor]:
     return [_bound(name, module, bound) for name, module in free.items()]
 
 
+def _is_free(module: nn.Module) -> bool:
+    """Whether a layer's weight can be trained; its bias has no part in the norm."""
+    bias = getattr(module, "bias", None)
+    return any(p.requires_grad for p in module.parameters() if p is not bias)
+
+
 def _bound(name: str, module: nn.Module, bound: str) -> Tensor:
+    for parameter in module.parameters():
+        if is_lazy(parameter) or parameter.device.type == "meta":
+            raise LorankError(f"layer {name!r} has no weights yet: load them or run the model once")
     try:
         return operator_kernel(module).bound(bound)
     except LorankError as error:

@@ -21,6 +21,11 @@ SYMBOL_WORK = 1e10
 """The same for the symbols of all frequencies together: some seconds."""
 
 
+MARGIN, SHORT_MARGIN = 1.5, 3.0
+"""Factors on what two images disagree by, that no error was measured above: usually, and where the
+kernel reaches over a whole axis of the image, which the law then describes badly."""
+
+
 def auto(layer: Layer, accuracy: float) -> tuple[str, Found]:
     """Give the cheapest values whose error is at most ``accuracy``, and the name of their method.
 
@@ -30,7 +35,7 @@ def auto(layer: Layer, accuracy: float) -> tuple[str, Found]:
     Under zero padding: the exact values of a small operator; else the energy method, where the
     error that was measured of it is small enough; else extrapolation from growing images, until
     what one predicts of the next agrees with the exact values of that one. The values given come
-    from the larger of the two, whose error was below that disagreement in every measurement. Where
+    from the larger of the two; their error is that disagreement times a measured margin. Where
     the small problem becomes too large first, the best so far is given, with its larger error.
     """
     if estimates.is_circular(layer):
@@ -80,7 +85,8 @@ def _extrapolated_until(layer: Layer, accuracy: float) -> tuple[str, Found]:
             break
         truth = estimates.small_values(larger)
         predicted = estimates.from_small(larger, small, values, law, 0.0).values
-        error = mean_error(predicted.double(), truth.flip(0).to(predicted.device))
+        apart = mean_error(predicted.double(), truth.flip(0).to(predicted.device))
+        error = apart * (SHORT_MARGIN if estimates.is_short(layer) else MARGIN)
         small, values = larger, truth
         name, best = "extrapolated", estimates.from_small(layer, small, values, law, error)
     return name, best

@@ -54,7 +54,8 @@ def cap_kernel(
         A kernel of the weight's shape, in float32 at least, without gradient.
 
     Raises:
-        LorankError: if the target is not above zero, or as :func:`lorank.linalg.norm_bracket`.
+        LorankError: if the target is not above zero, the rounds are negative, or as
+            :func:`lorank.linalg.norm_bracket`.
 
     Cost: an eigendecomposition of the smaller channel count a round for each frequency of half the
     grid whose symbol is above the target. Source: the capping of Sedghi, Gupta and Long, 2019;
@@ -69,6 +70,8 @@ def cap_kernel(
     """
     if not 0 < target < math.inf:
         raise LorankError(f"a cap of singular values is finite and above zero, found {target!r}")
+    if rounds < 0:
+        raise LorankError(f"a number of rounds is at least 0, found {rounds!r}")
     settings = {"stride": stride, "dilation": dilation, "groups": groups, "padding": padding}
     W = weight.detach().to(working_dtype(weight.dtype))
     with torch.no_grad(), exact(W.device):

@@ -35,7 +35,7 @@ COARSE, DENSE = 2_000, 16_000
 own error."""
 
 COARSE_ERROR = 0.015
-OF_BORDER = {"circular": 0.35, "quantile": 0.35, "energy": 0.1, "extrapolated": 0.05}
+OF_BORDER = {"circular": 0.35, "quantile": 0.35, "energy": 0.125, "extrapolated": 0.05}
 FEW_BRANCHES, FEW = 9, 2.0
 """Below so many values a frequency the law has gaps, and what moves it errs up to twice as much."""
 
@@ -269,6 +269,11 @@ def is_circular(layer: Layer) -> bool:
 def keeps_size(layer: Layer) -> bool:
     """Whether as many pixels are written as are read, up to the stride."""
     return all(w.out == -(-w.size // w.stride) for w in layer.windows)
+
+
+def is_short(layer: Layer) -> bool:
+    """Whether the kernel reaches over a whole axis of the image."""
+    return any(w.taps > 1 and w.out <= _reach(w) for w in layer.windows)
 
 
 def small_size(layer: Layer) -> int:

@@ -1,5 +1,6 @@
 """A convolution of one image size as a linear operator: applied, written out, weighed."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +50,11 @@ class ConvOperator:
         """Return the same layer on another image."""
         made = tuple(w.resized(n) for w, n in zip(self.windows, size, strict=True))
         return replace(self, windows=made)
+
+    def unit(self) -> tuple["ConvOperator", float]:
+        """Return the layer scaled to entries of at most 1, and the scale."""
+        kernel, scale = unit_entries(self.kernel)
+        return replace(self, kernel=kernel), scale
 
     def parts(self) -> Iterator[tuple["ConvOperator", int]]:
         """Layers of dilation 1 that this one is made of, and how often each occurs."""
@@ -154,6 +160,18 @@ class ConvOperator:
 
     def _each(self, name: str) -> list[int]:
         return [getattr(w, name) for w in self.windows]
+
+
+def unit_entries(kernel: Tensor) -> tuple[Tensor, float]:
+    """Divide by a power of two, which rounds nothing: squares neither overflow nor vanish.
+
+    Example:
+        >>> unit_entries(torch.tensor([-3.0, 0.5]))
+        (tensor([-0.7500,  0.1250]), 4.0)
+    """
+    largest = float(kernel.abs().amax())
+    scale = 2.0 ** min(math.frexp(largest)[1], 1023) if largest else 1.0
+    return (kernel.double() / scale).to(kernel.dtype), scale
 
 
 def split_classes(windows: Sequence[Window]) -> Iterator[tuple[tuple[Window, ...], int]]:

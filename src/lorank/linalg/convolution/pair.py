@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorank.linalg.convolution.operator import ConvOperator, split_classes
+from lorank.linalg.convolution.operator import ConvOperator, split_classes, unit_entries
 from lorank.linalg.convolution.window import Window, windows
 from lorank.linalg.svd import SVD, check_matrix, working_dtype
 from lorank.linalg.unfold import Unfolding
@@ -62,6 +62,11 @@ class PairOperator:
         """Return the same layer on another image."""
         made = tuple(w.resized(n) for w, n in zip(self.windows, size, strict=True))
         return replace(self, windows=made)
+
+    def unit(self) -> tuple["PairOperator", float]:
+        """Return the layer scaled to factors of entries of at most 1, and the scale."""
+        (inner, first), (outer, second) = unit_entries(self.inner), unit_entries(self.outer)
+        return replace(self, inner=inner, outer=outer), first * second
 
     def parts(self) -> Iterator[tuple["PairOperator", int]]:
         """Layers of dilation 1 that this one is made of, and how often each occurs."""

@@ -231,9 +231,10 @@ def _spectrum(
     if accuracy <= 0 or count < 1:
         raise LorankError(f"accuracy is above 0 and count at least 1, found {accuracy} and {count}")
     with torch.no_grad(), exact(layer.factor.device):
+        layer, scale = layer.unit()
         if method == "leading":
             found = estimates.leading(layer, count)
-            return OperatorSpectrum(found.values, method, "exact", found.error)
+            return OperatorSpectrum(found.values * scale, method, "exact", found.error)
         done = [(*_run(part, method, accuracy), often) for part, often in layer.parts()]
     values = torch.cat([found.values.repeat(often) for _, found, often in done])
     if len(values) > len(done[0][1].values):
@@ -243,7 +244,7 @@ def _spectrum(
     names = {name for name, _, _ in done}
     computed = all(found.exact for _, found, _ in done)
     return OperatorSpectrum(
-        torch.cat([values, zeros]),
+        torch.cat([values, zeros]) * scale,
         names.pop() if len(names) == 1 else method,
         "exact" if computed else "estimate",
         max(found.error for _, found, _ in done),

@@ -145,6 +145,11 @@ def windows(
     reach = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
     around = _around(padding, reach)
     if transposed:
+        if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+            raise LorankError(
+                "an output padding is below the stride or the dilation, found "
+                f"{output_padding!r}, stride {stride!r} and dilation {dilation!r}"
+            )
         keeps = padding in ("zeros", "circular")
         sizes = tuple(
             n * s if keeps else (n - 1) * s + r + 1 + e - sum(pads)
@@ -155,10 +160,9 @@ def windows(
         Window(k, n, *pads, s, d, wraps)
         for k, n, pads, s, d in zip(kernel, sizes, around, strides, dilations, strict=True)
     )
-    if transposed and any(w.out != n for w, n in zip(made, given, strict=True)):
-        raise LorankError(
-            f"an output padding is below the stride, found {output_padding!r} and stride {stride!r}"
-        )
+    if transposed:  # pixels of an output padding beyond the stride would be read, and are not
+        spare = [s * (w.out - n) for w, n, s in zip(made, given, strides, strict=True)]
+        made = tuple(replace(w, after=w.after - p) for w, p in zip(made, spare, strict=True))
     if any(min(w.size, w.out) < 1 for w in made):
         raise LorankError(
             f"a kernel that reaches over {tuple(r + 1 for r in reach)} pixels leaves nothing of an "

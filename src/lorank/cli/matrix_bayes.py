@@ -8,14 +8,13 @@ import torch
 import typer
 
 from lorank.bayes import Collapsed, Prior, collapsed
-from lorank.cli.network import writable
 from lorank.cli.options import Json
+from lorank.cli.places import check_places
 from lorank.cli.show import Column, asides, percent, show, show_json, size, table
-from lorank.errors import LorankError, unknown
+from lorank.errors import LorankError
 from lorank.files.atomic import replacing
 from lorank.files.matrix import checked_ending, read_matrix, write_matrix
 from lorank.linalg import svd
-from lorank.report.plots import FORMATS
 from lorank.report.signals import draw_signals
 
 SHOWN = 8
@@ -64,7 +63,10 @@ def bayes(
       lorank matrix bayes noisy.npy --noise 0.1 --json
     """
     with asides():
-        _check_places(matrix, output, plot)
+        for place in (matrix, output):
+            if place is not None:
+                checked_ending(place)
+        check_places(matrix, output, plot, "FILE")
         Y = torch.from_numpy(read_matrix(matrix))
         _check(matrix, Y)
         shape = (Y.shape[0], Y.shape[1])
@@ -78,21 +80,6 @@ def bayes(
         answer = _answer(matrix, s, found, shape, center)
         answer |= {"output": output and str(output), "plot": plot and str(plot)}
     show_json(answer) if as_json else _show(answer)
-
-
-def _check_places(matrix: Path, output: Path | None, plot: Path | None) -> None:
-    """Refuse places that cannot be written, before any work is done."""
-    checked_ending(matrix)
-    if output is not None:
-        checked_ending(output)
-        writable(output, output.suffix)
-    if plot is not None:
-        if plot.suffix.removeprefix(".") not in FORMATS:
-            raise unknown("format of pictures", plot.suffix.removeprefix("."), FORMATS)
-        writable(plot, plot.suffix)
-    places = [place.resolve() for place in (matrix, output, plot) if place is not None]
-    if len(set(places)) < len(places):
-        raise LorankError("FILE, --output and --plot are different files, found one twice")
 
 
 def _check(matrix: Path, Y: torch.Tensor) -> None:

@@ -6,14 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from lorank.cli.network import writable
 from lorank.cli.options import Json
+from lorank.cli.places import check_places
 from lorank.cli.show import Column, asides, count, percent, precise, show, show_json, size, table
 from lorank.colour import Compressed, Rival, compress, picture, pixels, psnr, rivals
-from lorank.errors import LorankError, unknown
+from lorank.errors import LorankError
 from lorank.files.atomic import replacing
 from lorank.report.decay import Decay, draw_decay
-from lorank.report.plots import FORMATS
 from lorank.zoo.image_file import ARRAY, checked_ending, read_image, write_image
 
 COLUMNS = (
@@ -76,7 +75,9 @@ def qsvd(
     with asides():
         if (rank is None) == (energy is None):
             raise LorankError("qsvd takes --rank or --energy, one of the two")
-        _check_places(image, output, plot)
+        if output is not None:
+            checked_ending(output.suffix)
+        check_places(image, output, plot, "IMAGE")
         found = read_image(image)
         try:
             small = compress(found, rank, energy=energy, n_iter=iterations, seed=seed)
@@ -90,20 +91,6 @@ def qsvd(
             _draw(plot, image, small, found, rows, about)
         answer = _answer(image, small, rows, output, plot)
     show_json(answer) if as_json else _show(answer)
-
-
-def _check_places(image: Path, output: Path | None, plot: Path | None) -> None:
-    """Refuse places that cannot be written, before any work is done."""
-    if output is not None:
-        checked_ending(output.suffix)
-        writable(output, output.suffix)
-    if plot is not None:
-        if plot.suffix.removeprefix(".") not in FORMATS:
-            raise unknown("format of pictures", plot.suffix.removeprefix("."), FORMATS)
-        writable(plot, plot.suffix)
-    places = [place.resolve() for place in (image, output, plot) if place is not None]
-    if len(set(places)) < len(places):
-        raise LorankError("IMAGE, --output and --plot are different files, found one twice")
 
 
 def _write(output: Path, small: Compressed) -> None:

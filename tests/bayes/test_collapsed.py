@@ -185,6 +185,12 @@ def test_the_shrunk_values_shrink():
         ([1.0, 0.5], (2, 4), {"noise": math.nan}, "positive standard deviation"),
         ([1.0, 0.5], (2, 4), {"truncation": 2}, "from 1 to 1, found 2"),
         ([1.0, 0.5], (2, 4), {"truncation": 0}, "from 1 to 1, found 0"),
+        ([1.0, 0.5], (2, 4), {"truncation": 1.0}, "from 1 to 1, found 1.0"),
+        ([1.0, 0.5], (2, 4), {"noise": "1"}, "positive standard deviation"),
+        ([1.0, 0.5], (2, 4), {"noise": 1e300}, "order of magnitude"),
+        ([1.0, 0.5], (2, 4), {"noise": 1e-300}, "order of magnitude"),
+        ([1.0, 0.5], (2, 4), {"prior": "csp"}, "is a lorank.bayes.Prior"),
+        ([1.0, 0.5j], (2, 4), {}, "real numbers, found torch.complex64"),
     ],
 )
 def test_what_cannot_be_read_is_refused(y, shape, more, sentence):
@@ -198,12 +204,24 @@ def test_what_cannot_be_read_is_refused(y, shape, more, sentence):
         ({"alpha": 0.0}, "positive and finite"),
         ({"spike": math.inf}, "positive and finite"),
         ({"scale": "wide"}, "is a number"),
+        ({"alpha": 1e10}, "at most 100"),
         ({"nothing": 1.0}, r"in \[0, 1\)"),
     ],
 )
 def test_a_prior_without_sense(choice, sentence):
     with pytest.raises(LorankError, match=sentence):
         Prior(**choice)
+
+
+def test_values_that_are_no_tensor():
+    with pytest.raises(LorankError, match="found list"):
+        collapsed([1.0, 0.5], (2, 4))
+
+
+@pytest.mark.parametrize("noise", [1e-12, 1e59])
+def test_a_known_noise_far_from_the_data(noise):
+    found = collapsed(torch.tensor([1.0, 0.5]), (2, 4), noise=noise)
+    assert found.shrunk.isfinite().all() and found.rank() == (noise < 1)
 
 
 def test_an_unknown_rule():

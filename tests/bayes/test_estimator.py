@@ -110,6 +110,12 @@ def test_one_row_or_column(shape):
         BayesianSVD().fit(np.ones(shape))
 
 
+def test_numbers_below_the_normal_ones():
+    _, Y = matrix()
+    plain, tiny = BayesianSVD().fit(Y), BayesianSVD().fit(Y * 1e-310)
+    assert np.allclose(tiny.shrinkage_, plain.shrinkage_, rtol=1e-6)
+
+
 def test_what_is_refused():
     _, Y = matrix()
     with pytest.raises(LorankError, match="did you mean 'collapsed'"):

@@ -1,6 +1,7 @@
 """The NUTS sampler: its density against one written by hand, its law, its files, its sentences."""
 
 import itertools
+import math
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from lorank.bayes.gibbs import gibbs, log_mixture
 from lorank.bayes.nuts import PRIOR_NAMES, sample
 from lorank.bayes.prior import Prior
 from lorank.bayes.problem import prepare
+from lorank.bayes.resume import load_arrays
 from lorank.errors import LorankError, MissingExtraError
 
 PLAIN = Prior(shifted=False, nothing=0.0)
@@ -219,8 +221,30 @@ BAD = {
     "epsilon": (np.eye(4), {"epsilon": 0.0}, "epsilon positive"),
     "seed": (np.eye(4), {"seed": None}, "seed is a whole number"),
     "noise": (np.eye(4), {"noise": (-1.0, 0.0)}, "at least 0"),
+    "noise of one": (np.eye(4), {"noise": (1.0,)}, "two numbers"),
+    "noise of none": (np.eye(4), {"noise": (math.nan, 1.0)}, "two numbers"),
+    "accept of text": (np.eye(4), {"accept": "high"}, "accept is a number"),
+    "depth": (np.eye(4), {"depth": 0}, "depth is a positive whole number"),
+    "long seed": (np.eye(4), {"seed": 2**70}, "below 2"),
+    "constants": (np.eye(4), {"constants": 3}, "lorank.bayes.Prior, found 3"),
+    "complex": (torch.eye(4) * 1j, {}, "real numbers"),
     "shifted": (matrix()[1], {"constants": Prior(), "truncation": 2}, "without steps"),
 }
+
+
+def test_one_array_is_no_state(tmp_path):
+    with (tmp_path / "state.npz").open("wb") as file:
+        np.save(file, np.eye(2))
+    with pytest.raises(LorankError, match="is not a sampler's state"):
+        load_arrays(tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_a_problem_of_any_scale(scale):
+    _, Y = matrix()
+    plain, scaled = prepare(Y, truncation=2), prepare(Y * scale, truncation=2)
+    assert scaled.unit == pytest.approx(plain.unit * scale, rel=1e-12)
+    assert np.allclose(scaled.matrix, plain.matrix, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", BAD)

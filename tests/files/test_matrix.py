@@ -20,6 +20,8 @@ def test_what_is_written_comes_back(tmp_path, ending):
     [
         ("1,2\n3,4\n", [[1, 2], [3, 4]]),
         ("a,b\n1,2\n3,4\n", [[1, 2], [3, 4]]),
+        (",a,b\n0,1,2\n1,3,4\n", [[1, 2], [3, 4]]),
+        ("a,b\n1,1,2\n2,3,4\n", [[1, 2], [3, 4]]),
         ("month,a,b\n1984-01,1,2\n1984-02,3,4\n", [[1, 2], [3, 4]]),
         ("1984-01,1,2\n1984-02,3,4\n", [[1, 2], [3, 4]]),
         ("\ufeffa,b\r\n1,\r\nNA,4\r\n\r\n", [[1, np.nan], [np.nan, 4]]),
@@ -36,6 +38,7 @@ def test_csv(tmp_path, text, matrix):
     [
         ("", "no line of numbers"),
         ("a,b\n", "no line of numbers"),
+        ("1;2\n3;4\n5;6\n", "line 2 has no numbers; commas"),
         ("1,2\n3\n", "2 numbers first and 1 in line 2"),
         ("1,2\n3,four\n", "line 2 has 'four'"),
     ],
@@ -57,6 +60,16 @@ def test_arrays_that_are_no_matrix(tmp_path):
     for name in ("objects", "cut", "other"):
         with pytest.raises(LorankError, match="no array of numbers"):
             read_matrix(tmp_path / f"{name}.npy")
+
+
+@pytest.mark.parametrize("shape", [b"(2, 2  ", b"(99999999, 9999999)"])
+def test_an_array_whose_header_is_false(tmp_path, shape):
+    head = b"{'descr': '<f8', 'fortran_order': False, 'shape': " + shape + b", }"
+    head = head.ljust(117) + b"\n"
+    size = len(head).to_bytes(2, "little")
+    (tmp_path / "m.npy").write_bytes(b"\x93NUMPY\x01\x00" + size + head + bytes(32))
+    with pytest.raises(LorankError, match="no array of numbers"):
+        read_matrix(tmp_path / "m.npy")
 
 
 def test_files_that_are_none(tmp_path):

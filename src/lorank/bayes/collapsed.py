@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from lorank.linalg.shrinkage import detection_edge, median_noise
 RULES = ("edge", "mode", "slabs")
 MARGIN = 10
 """Slots beyond the values that stand out of the noise."""
+
+KNOWN = 1e-12, 1e60
+"""Between these, over the largest value, a known noise stays in the range of doubles."""
 
 FLOOR = 1e-9
 """Least noise over the largest value: below it doubles cannot hold a value and its error."""
@@ -114,7 +118,8 @@ def collapsed(
 
     Raises:
         LorankError: if there are not ``min(shape) ≥ 2`` values, they are not finite, negative or
-            out of order, ``noise`` is not positive, or ``truncation`` not in 1 … min(shape) − 1.
+            out of order, ``noise`` is not positive or magnitudes away, ``truncation``
+            is not in 1 … min(shape) − 1, or ``prior`` is no :class:`Prior`.
 
     Cost: ``O(H·m)`` for tables, ``O(H²·G)`` for counts; below the cost of the singular values
     from about 200×200. Source: Tanaka, Bayesian singular value regularization via a cumulative
@@ -128,21 +133,37 @@ def collapsed(
     """
     m, n = sorted(shape)
     values = _checked(y, m)
-    if noise is not None and not 0 < noise < math.inf:
-        raise LorankError(f"noise is a positive standard deviation, found {noise!r}")
-    if truncation is not None and not 1 <= truncation < m:
-        raise LorankError(
-            f"the truncation H of a {shape[0]}×{shape[1]} matrix is from 1 to {m - 1}, "
-            f"found {truncation!r}"
-        )
+    _check_choices(noise, truncation, prior, shape)
     prior = prior or Prior()
     unit = float(values[0])
+    if noise is not None and unit > 0 and not KNOWN[0] <= noise / unit <= KNOWN[1]:
+        raise LorankError(
+            f"noise is of the data's order of magnitude, found {noise:g} beside a largest "
+            f"singular value of {unit:g}"
+        )
     if unit == 0:
         return _nothing(m, truncation or 1, noise or 0.0, (m, n), prior)
     return _scaled(_Fit(values / unit, m, n, noise and noise / unit, truncation, prior), unit)
 
 
+def _check_choices(noise: object, truncation: object, prior: object, shape: tuple) -> None:
+    real = isinstance(noise, Real) and not isinstance(noise, bool)
+    if noise is not None and not (real and 0 < noise < math.inf):
+        raise LorankError(f"noise is a positive standard deviation, found {noise!r}")
+    whole = isinstance(truncation, Integral) and not isinstance(truncation, bool)
+    if truncation is not None and not (whole and 1 <= truncation < min(shape)):
+        raise LorankError(
+            f"the truncation H of a {shape[0]}×{shape[1]} matrix is from 1 to {min(shape) - 1}, "
+            f"found {truncation!r}"
+        )
+    if prior is not None and not isinstance(prior, Prior):
+        raise LorankError(f"the prior is a lorank.bayes.Prior, found {prior!r}")
+
+
 def _checked(y: Tensor, m: int) -> Tensor:
+    if not isinstance(y, Tensor) or y.is_complex():
+        found = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise LorankError(f"singular values are a tensor of real numbers, found {found}")
     s = y.detach().double()
     if s.ndim != 1 or len(s) != m or m < 2:
         raise LorankError(

@@ -181,7 +181,8 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def _keep(self, Vh, shrunk, observed):
         r = self.rank_
         self.components_, self.singular_values_ = Vh[:r], shrunk[:r]
-        self.shrinkage_ = shrunk[:r] / np.maximum(observed[:r], np.finfo(float).tiny)
+        nothing = np.zeros_like(shrunk[:r])
+        self.shrinkage_ = np.divide(shrunk[:r], observed[:r], out=nothing, where=observed[:r] > 0)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,6 +1,8 @@
 """Sample the Bayesian low-rank model by NUTS."""
 
 import hashlib
+import math
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from lorank.errors import LorankError, extra, unknown
 
 PRIOR_NAMES = ("csp", "exponential", "half_normal", "horseshoe", "multiplicative_gamma")
 PARAMETRISATIONS = ("polar", "qr", "relaxed")
+SEEDS = 2**62
 
 
 def sample(
@@ -84,10 +87,12 @@ def sample(
         >>> found.d.shape, found.mean.shape
         ((2, 20, 2), (5, 4))
     """
-    _check(prior, parametrisation, chains, warmup, draws, threads)
+    _check(prior, parametrisation, chains, warmup, draws, depth, threads)
     _check_numbers(order, epsilon, accept, noise)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise LorankError(f"seed is a whole number of at least 0, found {seed!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise LorankError(f"seed is a whole number of at least 0, below 2⁶², found {seed!r}")
+    if constants is not None and not isinstance(constants, Prior):
+        raise LorankError(f"constants are a lorank.bayes.Prior, found {constants!r}")
     numpyro, jax = extra("numpyro", "bayes"), extra("jax", "bayes")
     problem = prepare(data, mask, truncation)
     with jax.enable_x64(True):
@@ -125,26 +130,30 @@ def sample(
 
 
 def _check(
-    prior: str, parametrisation: str, chains: int, warmup: int, draws: int, threads: int
+    prior: str, parametrisation: str, chains: int, warmup: int, draws: int, depth: int, threads: int
 ) -> None:
     if prior not in PRIOR_NAMES:
         raise unknown("prior", prior, PRIOR_NAMES)
     if parametrisation not in PARAMETRISATIONS:
         raise unknown("parametrisation", parametrisation, PARAMETRISATIONS)
-    counts = (("chains", chains), ("warmup", warmup), ("draws", draws), ("threads", threads))
-    for name, number in counts:
+    counts = {"chains": chains, "warmup": warmup, "draws": draws, "depth": depth}
+    for name, number in (counts | {"threads": threads}).items():
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise LorankError(f"{name} is a positive whole number, found {number!r}")
 
 
 def _check_numbers(order: float, epsilon: float, accept: float, noise: tuple[float, float]) -> None:
+    for name, number in (("order", order), ("epsilon", epsilon), ("accept", accept)):
+        if not isinstance(number, Real):
+            raise LorankError(f"{name} is a number, found {number!r}")
     if not 0 < accept < 1:
         raise LorankError(f"accept is a probability between 0 and 1, found {accept!r}")
     if not (order >= 0 and epsilon > 0):
         raise LorankError(
             f"order is at least 0 and epsilon positive, found {order!r} and {epsilon!r}"
         )
-    if min(noise) < 0:
+    pair = isinstance(noise, tuple | list) and len(noise) == 2
+    if not (pair and all(isinstance(part, Real) and 0 <= part < math.inf for part in noise)):
         raise LorankError(f"noise holds two numbers of at least 0, found {noise!r}")
 
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from lorank.errors import LorankError
 
+MANY = 100
+"""Largest α: a step of the process, of mean 1/α, stays as long as the spacing of its grid."""
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -29,7 +32,7 @@ class Prior:
             so a slab that reaches below can never be ruled out.
 
     Raises:
-        LorankError: if a number is not positive and finite.
+        LorankError: if a number is not positive and finite, or α is above 100.
 
     Source: Tanaka, Bayesian singular value regularization via a cumulative shrinkage process,
     2020, for the model; its constants are not known here, and these are our own. Legramanti,
@@ -55,6 +58,8 @@ class Prior:
                 raise LorankError(f"{name} of the prior is a number, found {number!r}")
             if not 0 < number < math.inf:
                 raise LorankError(f"{name} of the prior is positive and finite, found {number!r}")
+        if self.alpha > MANY:
+            raise LorankError(f"alpha of the prior is at most {MANY}, found {self.alpha!r}")
         if not 0 <= self.nothing < 1:
             raise LorankError(
                 f"nothing, the prior probability of no signal, is in [0, 1), found {self.nothing!r}"

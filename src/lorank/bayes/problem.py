@@ -94,12 +94,14 @@ def prepare(data: Any, mask: Any = None, truncation: int | None = None) -> Probl
         ((4, 6), True)
     """
     Y, observed = _lying(*_checked(data, mask))
-    unit = float(np.sqrt(np.mean(Y[observed] ** 2)))
-    if unit == 0:
+    largest = float(np.abs(Y[observed]).max())
+    if largest == 0:
         raise LorankError("a matrix of zeros has neither signal nor noise to learn from")
-    if np.ptp(Y[observed]) <= 1e-12 * unit:
+    Y = Y / largest  # before anything is squared: no scale of the data leaves the range of doubles
+    size = float(np.sqrt(np.mean(Y[observed] ** 2)))
+    if np.ptp(Y[observed]) <= 1e-12 * size:
         raise LorankError("a constant matrix has no noise to learn from; every entry is equal")
-    Y = Y / unit
+    Y, unit = Y / size, largest * size
     complete = bool(observed.all())
     filled = Y if complete else _filled(Y, observed)
     L, y, R = _factors(filled)
@@ -140,7 +142,8 @@ def _checked(data: Any, mask: Any) -> tuple[Array, NDArray[np.bool_]]:
 
 def _array(data: Any) -> Array:
     if isinstance(data, torch.Tensor):
-        data = data.detach().cpu().double().numpy()
+        data = data.detach().cpu()
+        data = (data if data.is_complex() else data.double()).numpy()
     try:
         Y = np.asarray(data)
         if Y.dtype.kind not in "fiu":

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from lorank.errors import LorankError
 
 Arrays = dict[str, NDArray]
+NONE = (AttributeError, TypeError)
+"""What one array raises where several are expected; which of them depends on Python's version."""
 
 
 def save_arrays(path: str | Path, arrays: Arrays) -> None:
@@ -57,5 +59,5 @@ def load_arrays(path: str | Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, *NONE, zipfile.BadZipFile) as error:
         raise LorankError(f"{path} is not a sampler's state of plain arrays") from error

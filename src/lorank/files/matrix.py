@@ -1,6 +1,7 @@
 """A matrix of numbers in a file: ``.npy`` or ``.csv``."""
 
 import csv
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ def read_matrix(path: str | Path) -> np.ndarray:
     r"""Read a real matrix.
 
     A CSV may have one line of names, which is left out, and its first column may be names (or
-    dates), which is left out too; cells that are empty or say NA are NaN. An ``.npy`` file is
-    read without unpickling.
+    dates, or numbers of rows under no name), which is left out too; cells that are empty
+    or say NA are NaN. An ``.npy`` file is read without unpickling.
 
     Args:
         path: the file, ``.csv`` or ``.npy``.
@@ -87,7 +88,7 @@ def write_matrix(path: str | Path, matrix: np.ndarray) -> None:
 def _npy(place: Path) -> np.ndarray:
     try:
         found = np.load(place, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError, tokenize.TokenError) as error:
         raise LorankError(f"{place} is no array of numbers in NumPy's format: {error}") from None
     if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiub":
         about = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else "more"
@@ -101,14 +102,19 @@ def _csv(place: Path) -> np.ndarray:
             lines = [(n, line) for n, line in enumerate(csv.reader(file), 1) if any(line)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise LorankError(f"{place} is no text with commas: {error}") from None
+    unnamed = False
     if lines and any(_number(cell) is None for cell in lines[0][1][1:] or lines[0][1]):
-        lines = lines[1:]
+        # Names of columns leave out the name of the column of names, or leave it empty.
+        head, lines = lines[0][1], lines[1:]
+        unnamed = not head[0].strip() or all(len(line) == len(head) + 1 for _, line in lines)
     if not lines:
         raise LorankError(f"{place} has no line of numbers")
-    named = any(_number(line[0]) is None for _, line in lines)
+    named = unnamed or any(_number(line[0]) is None for _, line in lines)
     rows = [[_cell(place, n, cell) for cell in line[named:]] for n, line in lines]
     for (n, _), row in zip(lines, rows, strict=True):
-        if len(row) != len(rows[0]) or not row:
+        if not row:
+            raise LorankError(f"{place}: line {n} has no numbers; commas go between the cells")
+        if len(row) != len(rows[0]):
             raise LorankError(
                 f"{place}: lines of a matrix are equally long, found {len(rows[0])} numbers "
                 f"first and {len(row)} in line {n}"

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,7 +147,7 @@ def collapsed(
     return _scaled(_Fit(values / unit, m, n, noise and noise / unit, truncation, prior), unit)
 
 
-def _check_choices(noise: object, truncation: object, prior: object, shape: tuple) -> None:
+def _check_choices(noise: Any, truncation: Any, prior: Any, shape: tuple) -> None:
     real = isinstance(noise, Real) and not isinstance(noise, bool)
     if noise is not None and not (real and 0 < noise < math.inf):
         raise LorankError(f"noise is a positive standard deviation, found {noise!r}")

@@ -149,10 +149,10 @@ def collapsed(
 
 def _check_choices(noise: Any, truncation: Any, prior: Any, shape: tuple) -> None:
     real = isinstance(noise, Real) and not isinstance(noise, bool)
-    if noise is not None and not (real and 0 < noise < math.inf):
+    if noise is not None and not (real and 0 < float(noise) < math.inf):
         raise LorankError(f"noise is a positive standard deviation, found {noise!r}")
     whole = isinstance(truncation, Integral) and not isinstance(truncation, bool)
-    if truncation is not None and not (whole and 1 <= truncation < min(shape)):
+    if truncation is not None and not (whole and 1 <= int(truncation) < min(shape)):
         raise LorankError(
             f"the truncation H of a {shape[0]}×{shape[1]} matrix is from 1 to {min(shape) - 1}, "
             f"found {truncation!r}"

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from lorank.cli.network import writable
-from lorank.errors import LorankError, unknown
-from lorank.report.plots import FORMATS
+from lorank.errors import LorankError
+from lorank.report.plots import check_format
 
 
 def check_places(given: Path, output: Path | None, plot: Path | None, word: str) -> None:
@@ -23,8 +23,7 @@ def check_places(given: Path, output: Path | None, plot: Path | None, word: str)
     if output is not None:
         writable(output, output.suffix)
     if plot is not None:
-        if plot.suffix.removeprefix(".") not in FORMATS:
-            raise unknown("format of pictures", plot.suffix.removeprefix("."), FORMATS)
+        check_format(plot.suffix.removeprefix("."))
         writable(plot, plot.suffix)
     places = [place.resolve() for place in (given, output, plot) if place is not None]
     if len(set(places)) < len(places):

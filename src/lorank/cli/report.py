@@ -10,10 +10,10 @@ from lorank.cli.network import writable
 from lorank.cli.options import Json
 from lorank.cli.record import read_record
 from lorank.cli.show import asides, show, show_json, size
-from lorank.errors import LorankError, unknown
+from lorank.errors import LorankError
 from lorank.files.atomic import replacing
 from lorank.report.page import GENERATOR, render
-from lorank.report.plots import FORMATS, figures
+from lorank.report.plots import check_format, figures
 from lorank.report.record import Figures, Record, Timing
 from lorank.training.reading import checked, read_json
 from lorank.training.record import read_run
@@ -74,8 +74,7 @@ def report(
       lorank report r.json
     """
     with asides():
-        if format_ not in FORMATS:
-            raise unknown("format of pictures", format_, FORMATS)
+        check_format(format_)
         page = _place(run, output)
         record = _timed(_read(run), run, bench)
         drawn = [] if pictures is None else _draw(record, _folder(pictures), format_)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lorank.errors import extra, unknown
+from lorank.errors import extra
 from lorank.report.pictures import AFTER, BEFORE, CUT
-from lorank.report.plots import FORMATS
+from lorank.report.plots import check_format
 
 COLOURS = (AFTER, CUT, BEFORE, "#2a9d8f")
 
@@ -38,8 +38,7 @@ def draw_decay(
         LorankError: if the format is unknown.
         MissingExtraError: if matplotlib is not installed.
     """
-    if format not in FORMATS:
-        raise unknown("format of pictures", format, FORMATS)
+    check_format(format)
     figure = extra("matplotlib.figure", "plot").Figure(figsize=(9, 3.6), layout="constrained")
     by_rank, by_numbers = figure.subplots(1, 2, sharey=True)
     for (name, decay), colour in zip(decays.items(), COLOURS, strict=False):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lorank.errors import extra
+from lorank.errors import extra, unknown
 from lorank.report import pictures
 from lorank.report.charts import shared_floor
 from lorank.report.record import Layer, Record
@@ -12,6 +12,19 @@ from lorank.report.record import Layer, Record
 FORMATS = ("png", "svg", "pdf")
 A_SHEET = 24
 """Spectra in one picture: more would not fit a page."""
+
+
+def check_format(name: str) -> None:
+    """Insist on a format that pictures are written in.
+
+    Raises:
+        LorankError: if it is unknown.
+
+    Example:
+        >>> check_format("svg")
+    """
+    if name not in FORMATS:
+        raise unknown("format of pictures", name, FORMATS)
 
 
 def figures(record: Record) -> Iterator[tuple[str, Any]]:

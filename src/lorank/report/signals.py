@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorank.errors import extra, unknown
+from lorank.errors import extra
 from lorank.report.pictures import AFTER, BEFORE, CUT
-from lorank.report.plots import FORMATS
+from lorank.report.plots import check_format
 
 
 def draw_signals(
@@ -33,8 +33,7 @@ def draw_signals(
         LorankError: if the format is unknown.
         MissingExtraError: if matplotlib is not installed.
     """
-    if format not in FORMATS:
-        raise unknown("format of pictures", format, FORMATS)
+    check_format(format)
     figure = extra("matplotlib.figure", "plot").Figure(figsize=(7, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     places = range(1, len(values) + 1)

@@ -1,11 +1,13 @@
 """The collapsed posterior: quadrature, equivariance, planted matrices, limits, bad input."""
 
 import math
+import sys
 
 import pytest
 import torch
 
 from lorank.bayes import Prior, collapsed
+from lorank.bayes.collapsed import _Fit
 from lorank.bayes.quadrature import rule
 from lorank.errors import LorankError
 from lorank.linalg import detection_edge, median_noise, shrink
@@ -116,15 +118,34 @@ def test_distributions_of_the_rank_agree_with_their_parts():
 
 def test_the_noise_is_the_highest_evidence():
     factors, _ = planted(30, 20, [3.0, 2.0])
-    found = collapsed(factors.S, (30, 20))
-    fixed = [
-        collapsed(factors.S, (30, 20), noise=found.noise * factor).log_evidence
-        for factor in (0.97, 1.0, 1.03)
-    ]
-    assert fixed[1] == pytest.approx(found.log_evidence, abs=1e-6)
-    assert fixed[1] > max(fixed[0], fixed[2])
+    found, unit = collapsed(factors.S, (30, 20)), float(factors.S[0])
+    fit = _Fit(factors.S / unit, 20, 30, None, None, Prior())
+    noise, _ = fit.noise()
+    scores = fit.score(noise * torch.tensor([0.97, 1.0, 1.03], dtype=torch.float64))
+    assert found.noise == pytest.approx(unit * noise, rel=1e-12)
+    assert float(scores[1]) - 600 * math.log(unit) == pytest.approx(found.log_evidence, abs=1e-6)
+    assert scores.argmax() == 1
     # Its standard deviation is near that of n·m normal numbers, less those that the signal took.
-    assert found.noise_sd == pytest.approx(found.noise / math.sqrt(2 * 30 * 20), rel=0.2)
+    left = 30 * 20 - 2 * (30 + 20 - 2)
+    assert found.noise_sd == pytest.approx(found.noise / math.sqrt(2 * left), rel=0.2)
+    # A noise that is given has the components that are seen at it: a hair's breadth apart.
+    given = collapsed(factors.S, (30, 20), noise=found.noise).log_evidence
+    assert given == pytest.approx(found.log_evidence, abs=0.02)
+
+
+def test_pairs_find_more_and_leave_noise_alone(monkeypatch):
+    """A weak component is likelier beside four strong ones; noise alone stays as it is."""
+    strong = [planted(50, 50, [8.0, 6.9, 5.8, 4.8, 1.4], seed)[0].S for seed in range(6)]
+    noise = [planted(50, 50, [], seed)[0].S for seed in range(3)]
+    coupled = [collapsed(s, (50, 50)) for s in strong + noise]
+    module = sys.modules["lorank.bayes.collapsed"]  # the package has a function of its name
+    monkeypatch.setattr(module, "log_coupling", lambda *_: 0.0)
+    alone = [collapsed(s, (50, 50)) for s in strong + noise]
+    fifth = [(float(c.signal[4]), float(a.signal[4])) for c, a in zip(coupled, alone, strict=True)]
+    assert all(with_pairs >= without - 1e-3 for with_pairs, without in fifth[:6])
+    assert sum(a - b for a, b in fifth[:6]) > 0.05
+    for c, a in zip(coupled[6:], alone[6:], strict=True):
+        assert float((c.signal - a.signal).abs().max()) < 0.05
 
 
 def test_a_known_noise_is_taken_as_it_is():
@@ -206,11 +227,21 @@ def test_what_cannot_be_read_is_refused(y, shape, more, sentence):
         ({"scale": "wide"}, "is a number"),
         ({"alpha": 1e10}, "at most 100"),
         ({"nothing": 1.0}, r"in \[0, 1\)"),
+        ({"nothing": "some"}, "is a number"),
+        ({"shifted": "no"}, "True or False"),
     ],
 )
 def test_a_prior_without_sense(choice, sentence):
     with pytest.raises(LorankError, match=sentence):
         Prior(**choice)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 4, 1), (2,), 2, "24", None, (2.0, 4.0), (2, -4), (2, 0), (2, "4")]
+)
+def test_a_shape_that_is_none(shape):
+    with pytest.raises(LorankError, match="the shape is two whole numbers"):
+        collapsed(torch.tensor([1.0, 0.5]), shape)
 
 
 def test_values_that_are_no_tensor():

@@ -124,6 +124,15 @@ def test_what_is_refused():
         BayesianSVD(truncation=25).fit(Y)
     with pytest.raises(LorankError, match="always infers"):
         BayesianSVD("nuts", noise=1.0).fit(Y)
+    for options, sentence in (
+        ({"drws": 3}, "unknown option 'drws': did you mean 'draws'"),
+        ({3: 1}, "unknown option 3"),
+        ({"seed": 1}, "'seed' is set by BayesianSVD itself"),
+        ([1], "options are a dict"),
+        ({"draws": "many"}, "draws is a positive whole number"),
+    ):
+        with pytest.raises(LorankError, match=sentence):
+            BayesianSVD("nuts", options=options).fit(Y)
     with pytest.raises(LorankError, match="3 coordinates"):
         BayesianSVD().fit(Y).inverse_transform(np.ones((2, 2)))
 

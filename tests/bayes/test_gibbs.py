@@ -141,5 +141,15 @@ def test_missing_entries_are_filled():
 def test_counts_are_checked():
     with pytest.raises(LorankError, match="draws is a positive whole number, found 0"):
         gibbs(np.eye(4), draws=0)
+    for choice, sentence in (
+        ({"chains": "2"}, "chains is a positive whole number"),
+        ({"warmup": None}, "warmup is a whole number of at least 0"),
+        ({"noise": 3}, "two numbers"),
+        ({"order": "x"}, "order is a number"),
+        ({"seed": "x"}, "seed is a whole number"),
+        ({"constants": 3}, "lorank.bayes.Prior, found 3"),
+    ):
+        with pytest.raises(LorankError, match=sentence):
+            gibbs(matrix()[1], **choice)
     with pytest.raises(LorankError, match="shifted=False"):
         gibbs(matrix()[1], constants=Prior())

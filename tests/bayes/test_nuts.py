@@ -16,7 +16,7 @@ from lorank.bayes.gibbs import gibbs, log_mixture
 from lorank.bayes.nuts import PRIOR_NAMES, sample
 from lorank.bayes.prior import Prior
 from lorank.bayes.problem import prepare
-from lorank.bayes.resume import load_arrays
+from lorank.bayes.resume import load_arrays, save_arrays
 from lorank.errors import LorankError, MissingExtraError
 
 PLAIN = Prior(shifted=False, nothing=0.0)
@@ -218,7 +218,7 @@ BAD = {
     "form": (np.eye(4), {"parametrisation": "QR"}, "Known: polar, qr, relaxed"),
     "no draws": (np.eye(4), {"draws": 0}, "draws is a positive whole number"),
     "accept": (np.eye(4), {"accept": 1.0}, "between 0 and 1"),
-    "epsilon": (np.eye(4), {"epsilon": 0.0}, "epsilon positive"),
+    "epsilon": (np.eye(4), {"epsilon": 0.0}, "epsilon is a number positive"),
     "seed": (np.eye(4), {"seed": None}, "seed is a whole number"),
     "noise": (np.eye(4), {"noise": (-1.0, 0.0)}, "at least 0"),
     "noise of one": (np.eye(4), {"noise": (1.0,)}, "two numbers"),
@@ -228,6 +228,9 @@ BAD = {
     "long seed": (np.eye(4), {"seed": 2**70}, "below 2"),
     "constants": (np.eye(4), {"constants": 3}, "lorank.bayes.Prior, found 3"),
     "complex": (torch.eye(4) * 1j, {}, "real numbers"),
+    "resume": (np.eye(4), {"resume": 3}, "names a file to keep the state in, found 3"),
+    "no resume": (np.eye(4), {"resume": ""}, "names a file to keep the state in"),
+    "resume nowhere": (np.eye(4), {"resume": "nowhere/run.npz"}, "in a folder that exists"),
     "shifted": (matrix()[1], {"constants": Prior(), "truncation": 2}, "without steps"),
 }
 
@@ -237,6 +240,77 @@ def test_one_array_is_no_state(tmp_path):
         np.save(file, np.eye(2))
     with pytest.raises(LorankError, match="is not a sampler's state"):
         load_arrays(tmp_path / "state.npz")
+
+
+def test_a_damaged_file_is_no_state(tmp_path):
+    """Every byte of a small file turned: what is read is what was written, or one sentence."""
+    place = tmp_path / "state.npz"
+    save_arrays(place, {"x": np.arange(3.0)})
+    whole = place.read_bytes()
+    for i in range(len(whole)):
+        place.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
+        try:
+            found = load_arrays(place)
+        except LorankError:
+            continue
+        assert all(array.tolist() == [0, 1, 2] for array in found.values())
+
+
+EDITS = {
+    "no draws of d": lambda a: a.pop("draws_d"),
+    "no draws of steps": lambda a: a.pop("draws_num_steps"),
+    "too few draws": lambda a: a.update(draws_d=a["draws_d"][1:]),
+    "another type": lambda a: a.update(draws_d=a["draws_d"].astype(np.float32)),
+    "no state": lambda a: a.pop("state_0"),
+    "another shape": lambda a: a.update(state_1=np.zeros(7)),
+    "nothing done": lambda a: a.pop("done"),
+    "too much done": lambda a: a.update(done=np.asarray(51)),
+    "less than nothing done": lambda a: a.update(done=np.asarray(-1)),
+    "a word done": lambda a: a.update(done=np.asarray("all")),
+    "no label": lambda a: a.pop("label"),
+    "another label": lambda a: a.update(label=np.asarray("x")),
+}
+
+
+def saved(place):
+    """A state of two leaves and ten draws of two sites, as a sampler saves it."""
+    from lorank.bayes import chains
+
+    state = {"z": np.arange(4.0), "key": np.arange(2, dtype=np.uint32)}
+    draws = {"d": np.ones((10, 3)), "num_steps": np.arange(10, dtype=np.int32)}
+    plan = chains.Plan(20, 30, "label", None, lambda done: None)
+    chains._save(place, state, 30, draws, plan)
+    kinds = {
+        "d": jax.ShapeDtypeStruct((3,), np.float64),
+        "num_steps": jax.ShapeDtypeStruct((), np.int32),
+    }
+
+    def load():
+        with jax.enable_x64(True):
+            return chains._load(place, state, kinds, plan)
+
+    return state, draws, load
+
+
+def test_a_state_comes_back(tmp_path):
+    state, draws, load = saved(tmp_path / "state.npz")
+    done, found, (kept,) = load()
+    assert done == 30
+    assert {name: value.tolist() for name, value in kept.items()} == {
+        name: value.tolist() for name, value in draws.items()
+    }
+    assert all(np.array_equal(found[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_state_edited_by_hand(tmp_path, edit):
+    _, _, load = saved(tmp_path / "state.npz")
+    arrays = load_arrays(tmp_path / "state.npz")
+    EDITS[edit](arrays)
+    save_arrays(tmp_path / "state.npz", arrays)
+    said = "state of another run" if "label" in edit else "does not hold a whole state"
+    with pytest.raises(LorankError, match=said):
+        load()
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])

@@ -32,7 +32,9 @@ def test_csv_gives_the_same_as_npy(lorank, noisy, tmp_path):
     both = [
         lorank("matrix", "bayes", each, "--json").json for each in (place, tmp_path / "noisy.csv")
     ]
-    assert {**both[0], "matrix": None} == {**both[1], "matrix": None}
+    assert (both[0]["header"], both[1]["header"]) == (False, True)
+    same = {"matrix": None, "header": None}
+    assert {**both[0], **same} == {**both[1], **same}
 
 
 def test_a_person_reads_rank_and_probabilities(lorank, noisy):
@@ -91,3 +93,22 @@ def test_places_and_options_that_cannot_be(refused, noisy, tmp_path):
     assert "format of pictures" in refused("matrix", "bayes", place, "--plot", tmp_path / "m.txt")
     assert "positive standard deviation" in refused("matrix", "bayes", place, "--noise", "0")
     assert "positive and finite" in refused("matrix", "bayes", place, "--alpha", "-1")
+
+
+def test_names_that_are_years(lorank, refused, noisy, tmp_path):
+    place, _ = noisy
+    years = ",".join(str(1984 + i) for i in range(25))
+    np.savetxt(tmp_path / "years.csv", np.load(place), "%.17g", ",", header=years, comments="")
+    given, found = (
+        lorank("matrix", "bayes", each, "--json").json for each in (place, tmp_path / "years.csv")
+    )
+    assert (found["header"], found["row_names"]) == (True, False)
+    assert (found["rows"], found["rank"], found["noise"]) == (40, 3, given["noise"])
+    assert (
+        "40 × 25 (line 1 read as names), rank 3"
+        in lorank("matrix", "bayes", tmp_path / "years.csv").out
+    )
+    # Negative control: as data the years are a component of their own.
+    as_data = lorank("matrix", "bayes", tmp_path / "years.csv", "--no-header", "--json").json
+    assert (as_data["header"], as_data["rows"], as_data["values"][0] > 9000) == (False, 41, True)
+    assert "only a CSV has a line of names" in refused("matrix", "bayes", place, "--header")

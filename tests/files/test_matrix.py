@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lorank.errors import LorankError
-from lorank.files.matrix import read_matrix, write_matrix
+from lorank.files.matrix import read_matrix, read_table, write_matrix
 
 
 @pytest.mark.parametrize("ending", [".npy", ".csv"])
@@ -80,3 +80,47 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "m.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LorankError, match="no text with commas"):
         read_matrix(tmp_path / "m.csv")
+
+
+YEARS = "1984,1985,1986,1987"
+ROWS = ("3,1,2,5", "4,0,2,1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "header", "shape"),
+    [
+        ((YEARS, *ROWS), True, (2, 4)),
+        (("," + YEARS, "a,3,1,2,5", "b,4,0,2,1"), True, (2, 4)),
+        (("," + YEARS, "0,3,1,2,5", "1,4,0,2,1"), True, (2, 4)),
+        (("sector," + YEARS, "a,3,1,2,5", "b,4,0,2,1"), True, (2, 4)),
+        (("1980,1990,2000,2010", *ROWS), True, (2, 4)),
+        (("0,1,2,3", *ROWS), True, (2, 4)),
+        # Too few to be sure, every line alike, steps that differ, no whole numbers, falling.
+        (("1984,1985,1986", "3,1,2"), False, (2, 3)),
+        (("0,1,2,3", "4,5,6,7", "8,9,10,11"), False, (3, 4)),
+        (("1,2,4,5", *ROWS), False, (3, 4)),
+        (("1.0,2.0,3.0,4.0", *ROWS), False, (3, 4)),
+        (("4,3,2,1", *ROWS), False, (3, 4)),
+        (("2,2,2,2", *ROWS), False, (3, 4)),
+        ((YEARS,), False, (1, 4)),
+    ],
+)
+def test_names_that_are_numbers(tmp_path, lines, header, shape):
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    found = read_table(tmp_path / "m.csv")
+    assert (found.header, found.values.shape) == (header, shape)
+    assert np.isfinite(found.values).all()
+
+
+def test_a_header_that_is_asked_for(tmp_path):
+    (tmp_path / "m.csv").write_text("1,9\n2,3\n")
+    assert read_matrix(tmp_path / "m.csv").shape == (2, 2)
+    assert read_matrix(tmp_path / "m.csv", header=True).tolist() == [[2, 3]]
+    (tmp_path / "m.csv").write_text("\n".join((YEARS, *ROWS)))
+    assert read_matrix(tmp_path / "m.csv", header=False).shape == (3, 4)
+    (tmp_path / "m.csv").write_text("1,a\n2,3\n")
+    with pytest.raises(LorankError, match="line 1 has 'a', which is no number"):
+        read_matrix(tmp_path / "m.csv", header=False)
+    np.save(tmp_path / "m.npy", np.eye(2))
+    with pytest.raises(LorankError, match="only a CSV"):
+        read_matrix(tmp_path / "m.npy", header=True)

@@ -71,3 +71,11 @@ def test_without_noise_nothing_shrinks():
 def test_a_noise_level_is_not_negative(noise):
     with pytest.raises(LorankError, match="at least 0"):
         shrink(torch.ones(2), (2, 2), noise)
+
+
+@pytest.mark.parametrize("noise", [1e70, 1e80, 1e200, 1e300])
+def test_shrinkage_of_any_scale(noise):
+    s = torch.tensor([5.0, 4.5, 3.9], dtype=torch.float64)
+    one, many = shrink(s, (4, 4), 1.0), shrink(s * noise, (4, 4), noise)
+    assert torch.allclose(many / noise, one, rtol=1e-12)
+    assert shrink(s, (4, 4), noise).tolist() == [0, 0, 0]

@@ -98,7 +98,7 @@ def test_the_group_with_most_signal_decides(planted, make, rule):
 
 
 @pytest.mark.parametrize("rule", [gavish_donoho, optimal_shrinkage, csp])
-@pytest.mark.parametrize("noise", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("noise", [0.0, -1.0, math.nan, math.inf, "a", True, [1.0], 1j])
 def test_a_noise_level_is_positive(make, rule, noise):
     with pytest.raises(LorankError, match="standard deviation"):
         rule({"w": make([1.0])}, noise=noise)
@@ -168,3 +168,11 @@ def test_the_noise_variance_is_the_global_minimum(seed):
 def test_the_noise_variance_of_noise(planted):
     layer = planted(100, 300, 5, signal=6.0)
     assert noise_variance(layer.values, 100, 300) == pytest.approx(1.0, rel=0.05)
+
+
+def test_a_noise_far_from_the_values(make):
+    layer = {"w": make([3.0, 2.0, 1.0])}
+    assert optimal_shrinkage(layer, noise=1e300) == gavish_donoho(layer, noise=1e300) == {"w": 1}
+    assert optimal_shrinkage(layer, noise=1e-300) == {"w": 3}
+    with pytest.raises(LorankError, match="order of magnitude"):
+        csp(layer, noise=1e300)

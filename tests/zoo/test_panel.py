@@ -98,6 +98,17 @@ def test_without_pyreadr(tmp_path, monkeypatch):
         ("date,a\nspring,1\n", "a date is like 1984-01"),
         ("date,a\n1984-02,1\n1984-01,2\n", "ascend"),
         ("date,a\nTransform:,9\n1984-02,1\n", "from 1 to 7"),
+        ("date,a\nTransform:,\n1984-02,1\n", "from 1 to 7"),
+        ("date,a\nTransform:,5,5\n1984-02,1\n", "one code"),
+        ("date,a\nTransform:,5\n", "one date and one cell"),
+        ("date\n1984-01\n", "one date and one cell"),
+        ("date,a\n1984-13,1\n", "month from 1 to 12, found '1984-13'"),
+        ("date,a\n13/1/1984,1\n", "month from 1 to 12"),
+        ("date,a\n1984Q1,1\n", "a date is like 1984-01"),
+        ("date,a\n1984-011,1\n", "a date is like 1984-01"),
+        ("date,a\n1984-01,inf\n", "a number, found 'inf'"),
+        ("date,a,a\n1984-01,1,2\n", "found 'a' twice"),
+        ("date;a\n1984-01;1\n", "one date and one cell"),
     ],
 )
 def test_damaged_files(tmp_path, text, sentence):
@@ -105,6 +116,28 @@ def test_damaged_files(tmp_path, text, sentence):
     place.write_text(text)
     with pytest.raises(LorankError, match=sentence):
         read_panel(place)
+
+
+def test_a_file_cut_anywhere_is_read_or_refused(fred, tmp_path):
+    """What is left of a file has its first dates, or gets one sentence."""
+    text, whole = FRED.removesuffix(",,,\n"), read_panel(fred)
+    for length in range(len(text)):
+        (tmp_path / "cut.csv").write_text(text[:length])
+        try:
+            panel = read_panel(tmp_path / "cut.csv")
+        except LorankError:
+            continue
+        assert panel.dates == whole.dates[: len(panel.dates)]
+        assert panel.names == whole.names
+    (tmp_path / "cut.csv").write_bytes(b"date,a\n\xff\xfe\x00")
+    with pytest.raises(LorankError, match="no text with commas"):
+        read_panel(tmp_path / "cut.csv")
+
+
+def test_months_that_are_none(fred):
+    for start in ("1984", "1983-2", "1983-13", 1983):
+        with pytest.raises(LorankError, match="a month is written like 1984-01"):
+            read_panel(fred).between(start, "1983-12")
 
 
 def test_files_that_are_none(tmp_path):
@@ -120,3 +153,7 @@ def test_what_cannot_be_transformed():
         panel.transformed()
     with pytest.raises(LorankError, match="found -1 in 'x'"):
         panel.growth()
+    with pytest.raises(LorankError, match="between two dates, found 1"):
+        Panel(("a",), ("x",), np.ones((1, 1))).growth()
+    with pytest.raises(LorankError, match="other than 0: 'x'"):
+        Panel(("a", "b"), ("x",), np.array([[0.0], [1.0]]), (7,)).transformed()

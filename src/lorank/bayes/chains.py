@@ -142,10 +142,11 @@ class _Blocks:
                 "step_size": state.adapt_state.step_size,
             }
 
+        self.kinds: dict[str, Any] = jax.eval_shape(seen, state)
+
         def block(state: HMCState, length: Any) -> tuple[HMCState, dict[str, Any]]:
             empty = jax.tree.map(
-                lambda leaf: jnp.zeros((BLOCK, *leaf.shape), leaf.dtype),
-                jax.eval_shape(seen, state),
+                lambda leaf: jnp.zeros((BLOCK, *leaf.shape), leaf.dtype), self.kinds
             )
 
             def step(i: Any, carried: tuple) -> tuple:
@@ -194,7 +195,7 @@ def _chain(chain: int, state: HMCState, blocks: _Blocks, plan: Plan) -> Arrays:
     total, path = plan.warmup + plan.draws, plan.path(chain)
     done, kept = 0, []
     if path is not None and path.exists():
-        done, state, kept = _load(path, state, plan)
+        done, state, kept = _load(path, state, blocks.kinds, plan)
         plan.tick(done)
     while done < total:
         length = min(BLOCK, total - done)
@@ -220,24 +221,32 @@ def _save(path: Path, state: HMCState, done: int, kept: Arrays, plan: Plan) -> N
     save_arrays(path, {**arrays, "done": np.asarray(done), "label": np.asarray(plan.label)})
 
 
-def _load(path: Path, like: HMCState, plan: Plan) -> tuple[int, HMCState, list[Arrays]]:
+def _load(
+    path: Path, like: HMCState, kinds: dict[str, Any], plan: Plan
+) -> tuple[int, HMCState, list[Arrays]]:
     arrays = load_arrays(path)
-    leaves, tree = jax.tree.flatten(like)
-    names = [f"state_{i}" for i in range(len(leaves))]
-    if "label" not in arrays or str(arrays["label"]) != plan.label or "done" not in arrays:
+    if "label" not in arrays or str(arrays["label"]) != plan.label:
         raise LorankError(
             f"{path.name} is the state of another run (other data, choices or versions); "
             "give another file, or delete it to start anew"
         )
-    fits = [
-        n in arrays and arrays[n].shape == np.shape(leaf)
-        for n, leaf in zip(names, leaves, strict=True)
-    ]
-    if not all(fits):
+    leaves, tree = jax.tree.flatten(like)
+    leaves = [np.asarray(leaf) for leaf in leaves]
+    done = _done(arrays, plan)
+    expected = {f"state_{i}": (leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)} | {
+        f"draws_{name}": ((max(done - plan.warmup, 0), *kind.shape), kind.dtype)
+        for name, kind in kinds.items()
+    }
+    found = {name: (value.shape, value.dtype) for name, value in arrays.items()}
+    if done == 0 or {name: found.get(name) for name in expected} != expected:
         raise LorankError(f"{path.name} does not hold a whole state; delete it to start anew")
-    state = jax.tree.unflatten(
-        tree,
-        [jnp.asarray(arrays[n], np.asarray(x).dtype) for n, x in zip(names, leaves, strict=True)],
-    )
-    kept = {n.removeprefix("draws_"): v for n, v in arrays.items() if n.startswith("draws_")}
-    return int(arrays["done"]), state, [kept]
+    state = [jnp.asarray(arrays[f"state_{i}"]) for i in range(len(leaves))]
+    kept = {name: arrays[f"draws_{name}"] for name in kinds}
+    return done, jax.tree.unflatten(tree, state), [kept]
+
+
+def _done(arrays: Arrays, plan: Plan) -> int:
+    """Steps that were done; 0 where the file does not tell."""
+    found = arrays.get("done", np.zeros(()))
+    whole = found.shape == () and found.dtype.kind in "iu"
+    return int(found) if whole and 0 < found <= plan.warmup + plan.draws else 0

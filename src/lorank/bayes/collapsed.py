@@ -1,6 +1,7 @@
 """The collapsed posterior: rank, noise and shrunk values from singular values, without sampling."""
 
 import math
+import operator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorank.bayes.coupling import log_coupling
 from lorank.bayes.prior import Prior
 from lorank.bayes.quadrature import Rule, rule
 from lorank.bayes.spherical import Table, table, weights
-from lorank.bayes.stick import counts, log_evidence, slabs
+from lorank.bayes.stick import counts, log_evidence, signals, slabs
 from lorank.errors import LorankError, unknown
 from lorank.linalg.shrinkage import detection_edge, median_noise
 
@@ -26,6 +28,8 @@ FLOOR = 1e-9
 """Least noise over the largest value: below it doubles cannot hold a value and its error."""
 
 GRID, ZOOMS, POINTS = 25, 3, 9
+NEAR, AGAIN = 1.25, 13
+"""Where the noise is looked for again when components know of each other: within this factor."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,10 @@ def collapsed(
     ``shrunk_i = σ²·Σ_{h≤i} E[y_i/(z_h² − y_i²)]``. σ maximises
     ``−mn·log σ − Σy²/2σ² + log evidence``, on a grid that is zoomed around its best point.
 
-    It is asymptotic: exact for a fixed rank in a large matrix; components are independent given
-    the deflated values, and closely spaced ones are treated too independently. It scales with the
-    data: c·y gives c·shrunk.
+    It is asymptotic: for a fixed rank in a large matrix. Slots have their integrals in the
+    complement of the singular vectors before them, corrected for pairs by
+    :func:`lorank.bayes.coupling.log_coupling`, with the components that are seen when each is on
+    its own. It scales with the data: c·y gives c·shrunk.
 
     Args:
         y: all ``min(shape)`` singular values, descending; any precision, computed in float64.
@@ -118,9 +123,10 @@ def collapsed(
         Rank distributions, P(signal), shrunk values and noise.
 
     Raises:
-        LorankError: if there are not ``min(shape) ≥ 2`` values, they are not finite, negative or
-            out of order, ``noise`` is not positive or magnitudes away, ``truncation``
-            is not in 1 … min(shape) − 1, or ``prior`` is no :class:`Prior`.
+        LorankError: if ``shape`` is not two whole numbers, there are not ``min(shape) ≥ 2``
+            values, they are not finite, negative or out of order, ``noise`` is not positive or
+            magnitudes away, ``truncation`` is not in 1 … min(shape) − 1, or ``prior`` is no
+            :class:`Prior`.
 
     Cost: ``O(H·m)`` for tables, ``O(H²·G)`` for counts; below the cost of the singular values
     from about 200×200. Source: Tanaka, Bayesian singular value regularization via a cumulative
@@ -132,11 +138,11 @@ def collapsed(
         >>> [round(value, 1) for value in found.shrunk.tolist()]
         [8.8, 0.3, 0.1, 0.0, 0.0]
     """
-    m, n = sorted(shape)
+    m, n = _sides(shape)
     values = _checked(y, m)
     _check_choices(noise, truncation, prior, shape)
     prior = prior or Prior()
-    unit = float(values[0])
+    unit, noise = float(values[0]), None if noise is None else float(noise)
     if noise is not None and unit > 0 and not KNOWN[0] <= noise / unit <= KNOWN[1]:
         raise LorankError(
             f"noise is of the data's order of magnitude, found {noise:g} beside a largest "
@@ -159,6 +165,17 @@ def _check_choices(noise: Any, truncation: Any, prior: Any, shape: tuple) -> Non
         )
     if prior is not None and not isinstance(prior, Prior):
         raise LorankError(f"the prior is a lorank.bayes.Prior, found {prior!r}")
+
+
+def _sides(shape: Any) -> tuple[int, int]:
+    """Rows and columns, the smaller first."""
+    try:
+        sides = [operator.index(side) for side in shape]
+    except TypeError:
+        sides = []
+    if len(sides) != 2 or min(sides) < 1:
+        raise LorankError(f"the shape is two whole numbers, rows and columns, found {shape!r}")
+    return min(sides), max(sides)
 
 
 def _checked(y: Tensor, m: int) -> Tensor:
@@ -189,6 +206,7 @@ class _Fit:
         self.low = max(FLOOR, min(middle, self.high) / 3) if noise is None else noise
         self.slots = H or self._slots(middle)
         self.given = noise
+        self.seen: tuple[Tensor, Tensor] | None = None
         self.table: Table = table(y, (m, n), self.slots, self.low)
 
     def _slots(self, noise: float) -> int:
@@ -206,7 +224,24 @@ class _Fit:
         y = self.y[: self.slots, None]
         fit = log_i - (nodes.d - y).square() / (2 * variance) + nodes.log_weight
         edge = (noise * detection_edge((self.m, self.n)))[:, None, None]
+        if self.seen is not None:
+            fit = fit + log_coupling(nodes.d / variance, w, *self._strong(noise), self.y, self.n)
         return nodes, fit + self.prior.log_spike(nodes.d, edge), fit + self.slab(nodes, edge), w
+
+    def couple(self, noise: float) -> None:
+        """Look which components are seen when each is on its own, at this noise."""
+        sigma = torch.tensor([noise], dtype=self.y.dtype, device=self.y.device)
+        nodes, spike, slab, _ = self.evidences(sigma)
+        none, some = spike.logsumexp(-1), slab.logsumexp(-1)
+        d = ((slab - some[..., None]).exp() * nodes.d).sum(-1)
+        self.seen = d, signals(some - none, self.prior.alpha, self.prior.nothing)
+
+    def _strong(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Strengths of the components that are seen, their saddle points, and P(signal)."""
+        assert self.seen is not None
+        d, present = self.seen
+        c = d / noise.square()[:, None]
+        return c, self.table.at(c[..., None])[1][..., 0], present.expand_as(c)
 
     def slab(self, nodes: Rule, edge: Tensor) -> Tensor:
         # A node on the near side of the edge by rounding would lose its panel.
@@ -228,8 +263,14 @@ class _Fit:
     def noise(self) -> tuple[float, float]:
         """σ of the highest evidence, and its standard deviation by the curvature there."""
         if self.given is not None:
+            self.couple(self.given)
             return self.given, 0.0
-        low, high, points = math.log(self.low), math.log(self.high), GRID
+        alone, _ = self._highest(self.low, self.high, GRID)
+        self.couple(alone)
+        return self._highest(max(self.low, alone / NEAR), min(self.high, alone * NEAR), AGAIN)
+
+    def _highest(self, lowest: float, highest: float, points: int) -> tuple[float, float]:
+        low, high = math.log(lowest), math.log(highest)
         for _ in range(1 + ZOOMS):
             grid = torch.linspace(low, high, points, dtype=self.y.dtype, device=self.y.device)
             scores = self.score(grid.exp())

@@ -1,6 +1,8 @@
 """The Bayesian SVD as an estimator of scikit-learn."""
 
 import importlib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from lorank.bayes.prior import Prior
 from lorank.errors import LorankError, unknown
 
 METHODS = ("collapsed", "nuts")
+OWN = {"data", "mask", "truncation", "seed", "prior", "constants"}
+"""Arguments of the sampler that the estimator sets."""
 
 
 class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -84,7 +88,8 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             The estimator.
 
         Raises:
-            LorankError: if the method is unknown, or X has missing entries that it cannot take.
+            LorankError: if the method or an option is unknown, or X has missing entries that it
+                cannot take.
         """
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
@@ -160,6 +165,7 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if self.noise is not None:
             raise LorankError("noise is given to method='collapsed'; the sampler always infers it")
         sample = importlib.import_module("lorank.bayes.nuts").sample
+        options = self._checked_options(sample)
         mask = ~np.isnan(X)
         found = sample(
             np.where(mask, X, 0.0),
@@ -167,7 +173,7 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             truncation=self.truncation,
             **({"prior": self.prior} if isinstance(self.prior, str) else {"constants": self.prior}),
             seed=self.random_state,
-            **(self.options or {}),
+            **options,
         )
         self.posterior_ = found
         self.matrix_ = np.array(found.mean, dtype=np.float64)
@@ -177,6 +183,18 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         # How much of each direction of the data the posterior mean keeps.
         observed = np.linalg.norm(np.where(mask, X, self.matrix_) @ Vh.T, axis=0)
         self._keep(Vh, shrunk, observed)
+
+    def _checked_options(self, sample):
+        options = {} if self.options is None else self.options
+        if not isinstance(options, Mapping):
+            raise LorankError(f"options are a dict of sample's arguments, found {options!r}")
+        known = {*inspect.signature(sample).parameters} - OWN
+        for name in options:
+            if name in OWN:
+                raise LorankError(f"{name!r} is set by BayesianSVD itself, not in options")
+            if name not in known:
+                raise unknown("option", name, known)
+        return options
 
     def _keep(self, Vh, shrunk, observed):
         r = self.rank_

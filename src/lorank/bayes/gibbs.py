@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lorank.bayes.checks import check_counts, check_seed, check_widths
 from lorank.bayes.posterior import Draws, Posterior, posterior
 from lorank.bayes.prior import Prior
 from lorank.bayes.problem import Problem, prepare
@@ -84,7 +85,7 @@ def gibbs(
         The posterior.
 
     Raises:
-        LorankError: as :func:`lorank.bayes.problem.prepare`; or if a count is not positive.
+        LorankError: as :func:`lorank.bayes.problem.prepare`; or if a number is out of range.
 
     Cost: ``O(mn·H)`` a sweep. Source: Hoff, Model averaging and dimension selection for the
     singular value decomposition, 2007, for the directions; Legramanti, Durante and Dunson, 2020,
@@ -95,9 +96,12 @@ def gibbs(
         >>> gibbs(data, truncation=2, warmup=5, draws=5).d.shape
         (2, 5, 2)
     """
-    for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
-        if number < 1:
-            raise LorankError(f"{name} is a positive whole number, found {number!r}")
+    check_counts(chains=chains, draws=draws, thin=thin)
+    check_counts(0, warmup=warmup)
+    check_widths(order, noise)
+    seed = check_seed(seed)
+    if constants is not None and not isinstance(constants, Prior):
+        raise LorankError(f"constants are a lorank.bayes.Prior, found {constants!r}")
     constants = constants or Prior(shifted=False, nothing=0.0)
     if constants.shifted or constants.nothing:
         raise LorankError("samplers need Prior(shifted=False, nothing=0.0)")

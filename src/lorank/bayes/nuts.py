@@ -2,12 +2,13 @@
 
 import hashlib
 import math
-from numbers import Real
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lorank.bayes.checks import check_between, check_counts, check_seed, check_widths
 from lorank.bayes.posterior import Draws, Posterior, posterior
 from lorank.bayes.prior import Prior
 from lorank.bayes.problem import Problem, prepare
@@ -15,7 +16,6 @@ from lorank.errors import LorankError, extra, unknown
 
 PRIOR_NAMES = ("csp", "exponential", "half_normal", "horseshoe", "multiplicative_gamma")
 PARAMETRISATIONS = ("polar", "qr", "relaxed")
-SEEDS = 2**62
 
 
 def sample(
@@ -74,7 +74,8 @@ def sample(
 
     Raises:
         LorankError: if the data cannot be used (see :func:`lorank.bayes.problem.prepare`), a
-            name is unknown, a number is out of range, or the file is of another run.
+            name is unknown, a number is out of range, or the file to resume from cannot be
+            written, is damaged or is of another run.
         MissingExtraError: if NumPyro is not installed.
 
     Cost: ``O((m + n)·H²)`` a gradient, with missing entries ``O(mn·H)``; some tens of gradients
@@ -87,10 +88,16 @@ def sample(
         >>> found.d.shape, found.mean.shape
         ((2, 20, 2), (5, 4))
     """
-    _check(prior, parametrisation, chains, warmup, draws, depth, threads)
-    _check_numbers(order, epsilon, accept, noise)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise LorankError(f"seed is a whole number of at least 0, below 2⁶², found {seed!r}")
+    if prior not in PRIOR_NAMES:
+        raise unknown("prior", prior, PRIOR_NAMES)
+    if parametrisation not in PARAMETRISATIONS:
+        raise unknown("parametrisation", parametrisation, PARAMETRISATIONS)
+    check_counts(chains=chains, warmup=warmup, draws=draws, depth=depth, threads=threads)
+    check_widths(order, noise)
+    check_between("epsilon", epsilon, math.inf)
+    check_between("accept", accept, 1)
+    _check_resume(resume)
+    seed = check_seed(seed)
     if constants is not None and not isinstance(constants, Prior):
         raise LorankError(f"constants are a lorank.bayes.Prior, found {constants!r}")
     numpyro, jax = extra("numpyro", "bayes"), extra("jax", "bayes")
@@ -129,32 +136,13 @@ def sample(
     return posterior(problem, Draws(d, sigma, U, V, slab, found), seed=seed)
 
 
-def _check(
-    prior: str, parametrisation: str, chains: int, warmup: int, draws: int, depth: int, threads: int
-) -> None:
-    if prior not in PRIOR_NAMES:
-        raise unknown("prior", prior, PRIOR_NAMES)
-    if parametrisation not in PARAMETRISATIONS:
-        raise unknown("parametrisation", parametrisation, PARAMETRISATIONS)
-    counts = {"chains": chains, "warmup": warmup, "draws": draws, "depth": depth}
-    for name, number in (counts | {"threads": threads}).items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise LorankError(f"{name} is a positive whole number, found {number!r}")
-
-
-def _check_numbers(order: float, epsilon: float, accept: float, noise: tuple[float, float]) -> None:
-    for name, number in (("order", order), ("epsilon", epsilon), ("accept", accept)):
-        if not isinstance(number, Real):
-            raise LorankError(f"{name} is a number, found {number!r}")
-    if not 0 < accept < 1:
-        raise LorankError(f"accept is a probability between 0 and 1, found {accept!r}")
-    if not (order >= 0 and epsilon > 0):
-        raise LorankError(
-            f"order is at least 0 and epsilon positive, found {order!r} and {epsilon!r}"
-        )
-    pair = isinstance(noise, tuple | list) and len(noise) == 2
-    if not (pair and all(isinstance(part, Real) and 0 <= part < math.inf for part in noise)):
-        raise LorankError(f"noise holds two numbers of at least 0, found {noise!r}")
+def _check_resume(resume: Any) -> None:
+    if resume is None:
+        return
+    if not isinstance(resume, str | os.PathLike) or not Path(resume).name:
+        raise LorankError(f"resume names a file to keep the state in, found {resume!r}")
+    if not Path(resume).parent.is_dir():
+        raise LorankError(f"resume names a file in a folder that exists, found {str(resume)!r}")
 
 
 def _label(problem: Problem, settings: tuple[Any, ...]) -> str:

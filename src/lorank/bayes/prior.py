@@ -32,7 +32,8 @@ class Prior:
             so a slab that reaches below can never be ruled out.
 
     Raises:
-        LorankError: if a number is not positive and finite, or α is above 100.
+        LorankError: if a number is not positive and finite, α is above 100, or ``nothing`` or
+            ``shifted`` is out of range.
 
     Source: Tanaka, Bayesian singular value regularization via a cumulative shrinkage process,
     2020, for the model; its constants are not known here, and these are our own. Legramanti,
@@ -52,11 +53,11 @@ class Prior:
     shifted: bool = True
 
     def __post_init__(self):
-        for name in ("alpha", "shape", "scale", "spike"):
+        for name in ("alpha", "shape", "scale", "spike", "nothing"):
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise LorankError(f"{name} of the prior is a number, found {number!r}")
-            if not 0 < number < math.inf:
+            if name != "nothing" and not 0 < number < math.inf:
                 raise LorankError(f"{name} of the prior is positive and finite, found {number!r}")
         if self.alpha > MANY:
             raise LorankError(f"alpha of the prior is at most {MANY}, found {self.alpha!r}")
@@ -64,6 +65,9 @@ class Prior:
             raise LorankError(
                 f"nothing, the prior probability of no signal, is in [0, 1), found {self.nothing!r}"
             )
+
+        if not isinstance(self.shifted, bool):
+            raise LorankError(f"shifted of the prior is True or False, found {self.shifted!r}")
 
     def log_spike(self, d: Tensor, edge: Tensor | float) -> Tensor:
         """Log density of a spike at ``d ≥ 0``."""

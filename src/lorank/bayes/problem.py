@@ -1,6 +1,7 @@
 """A noisy matrix made ready for sampling: checked, lying, of unit size, in its own basis."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -179,12 +180,12 @@ def _truncation(asked: int | None, y: Array, shape: tuple[int, ...]) -> int:
     m, n = shape
     if asked is None:
         return min(collapsed(torch.from_numpy(y), (m, n)).rank() + SPARE, m - 1)
-    if isinstance(asked, bool) or not isinstance(asked, int) or not 2 <= asked < m:
+    if isinstance(asked, bool) or not isinstance(asked, Integral) or not 2 <= asked < m:
         raise LorankError(
             f"the truncation H of a {m}×{n} matrix is a whole number from 2 to {m - 1}: the last "
             f"slot is never a slab, and full rank leaves no noise; found {asked!r}"
         )
-    return asked
+    return int(asked)
 
 
 def _start(y: Array, shape: tuple[int, ...], H: int) -> tuple[float, Array]:

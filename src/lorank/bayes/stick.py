@@ -135,6 +135,26 @@ def log_evidence(log_odds: Tensor, alpha: float, nothing: float = 0.0) -> Tensor
     return _forward(Walk(alpha, log_odds, nothing), log_odds)[1]
 
 
+def signals(log_odds: Tensor, alpha: float, nothing: float = 0.0) -> Tensor:
+    """Only ``P(slab_h)`` of :func:`slabs`, in ``O(H·G)``.
+
+    Args:
+        log_odds: ``(..., H)``.
+        alpha: expected number of slabs a priori, where there are any.
+        nothing: probability a priori that there are none.
+
+    Returns:
+        ``(..., H)``.
+
+    Example:
+        >>> odds = torch.tensor([9.0, -9.0, 0.0], dtype=torch.float64)
+        >>> (signals(odds, 5.0) > 0.5).tolist()
+        [True, False, False]
+    """
+    walk = Walk(alpha, log_odds, nothing)
+    return _posterior(walk, log_odds, _forward(walk, log_odds)[0])
+
+
 def counts(
     log_odds: Tensor, alpha: float, nothing: float = 0.0, *, marked: Tensor | None = None
 ) -> Tensor:

@@ -78,7 +78,7 @@ def compress(
         typer.Option(
             metavar="NAME:VALUE",
             help="A rule for each layer instead of a budget: energy:0.95, threshold:0.05, "
-            "stable_rank:2, effective_rank, gavish_donoho, evbmf.",
+            "stable_rank:2, effective_rank, gavish_donoho, optimal_shrinkage, evbmf, csp.",
         ),
     ] = None,
     layout: opt.Layout = "auto",

@@ -13,7 +13,7 @@ from lorank.cli.places import check_places
 from lorank.cli.show import Column, asides, percent, show, show_json, size, table
 from lorank.errors import LorankError
 from lorank.files.atomic import replacing
-from lorank.files.matrix import checked_ending, read_matrix, write_matrix
+from lorank.files.matrix import checked_ending, read_table, write_matrix
 from lorank.linalg import svd
 from lorank.report.signals import draw_signals
 
@@ -33,6 +33,14 @@ def bayes(
             "-o",
             metavar="FILE",
             help="Where to write the posterior mean of the matrix: .csv or .npy.",
+        ),
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether line 1 of a CSV is names of columns; found out if not said.",
+            show_default=False,
         ),
     ] = None,
     center: Annotated[
@@ -59,6 +67,7 @@ def bayes(
 
     Examples:
       lorank matrix bayes panel.csv --center --plot signal.png
+      lorank matrix bayes years.csv --header
       lorank matrix bayes noisy.npy -o clean.npy
       lorank matrix bayes noisy.npy --noise 0.1 --json
     """
@@ -67,7 +76,8 @@ def bayes(
             if place is not None:
                 checked_ending(place)
         check_places(matrix, output, plot, "FILE")
-        Y = torch.from_numpy(read_matrix(matrix))
+        read = read_table(matrix, header)
+        Y = torch.from_numpy(read.values)
         _check(matrix, Y)
         shape = (Y.shape[0], Y.shape[1])
         means = Y.mean(0) if center else torch.zeros(Y.shape[1], dtype=Y.dtype)
@@ -78,6 +88,7 @@ def bayes(
         if plot is not None:
             _draw(plot, matrix, s, found, shape)
         answer = _answer(matrix, s, found, shape, center)
+        answer |= {"header": read.header, "row_names": read.names}
         answer |= {"output": output and str(output), "plot": plot and str(plot)}
     show_json(answer) if as_json else _show(answer)
 
@@ -142,6 +153,12 @@ COLUMNS = (
 )
 
 
+def _left_out(answer: dict[str, Any]) -> str:
+    parts = {"line 1": answer["header"], "column 1": answer["row_names"]}
+    taken = [part for part, is_names in parts.items() if is_names]
+    return f" ({' and '.join(taken)} read as names)" if taken else ""
+
+
 def _show(answer: dict[str, Any]) -> None:
     spread = f" ± {answer['noise_sd']:.2g}" if answer["noise_sd"] else ""
     chance = answer["rank_distribution"][answer["rank"]]
@@ -152,7 +169,8 @@ def _show(answer: dict[str, Any]) -> None:
         )
     ]
     show(
-        f"{answer['matrix']}: {answer['rows']} × {answer['columns']}, rank {answer['rank']} "
+        f"{answer['matrix']}: {answer['rows']} × {answer['columns']}{_left_out(answer)}, "
+        f"rank {answer['rank']} "
         f"(probability {percent(chance)}), noise {answer['noise']:.4g}{spread} in an entry.",
         table(rows[: answer["rank"] + SHOWN], COLUMNS),
     )

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lorank.errors import LorankError
 
+HUGE = 1e70
+
 
 def marchenko_pastur_median(beta: float) -> float:
     """Median μ_β of the Marchenko-Pastur law with unit variance.
@@ -147,6 +149,8 @@ def shrink(s: Tensor, shape: tuple[int, int], noise: float) -> Tensor:
     """
     if not 0 <= noise < math.inf:
         raise LorankError(f"noise is a standard deviation of at least 0, found {noise!r}")
+    if noise > HUGE:  # its fourth power would leave the range of doubles
+        return noise * shrink(s / noise, shape, 1.0)
     m, n = shape
     d = denoised_value(s, shape, noise)
     # The form y·(1 − …) of the equation with d in it: no difference of large squares is left.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
 from lorank.errors import LorankError
 from lorank.linalg.shrinkage import median_noise
@@ -77,7 +78,7 @@ def hard_threshold(beta: float) -> float:
 
 
 def check_noise(noise: float) -> None:
-    """Insist on a noise level that is positive and finite.
+    """Insist on a noise level that is a number, positive and finite.
 
     Raises:
         LorankError: otherwise.
@@ -85,5 +86,6 @@ def check_noise(noise: float) -> None:
     Example:
         >>> check_noise(0.1)
     """
-    if isinstance(noise, bool) or not 0 < noise < math.inf:
+    real = isinstance(noise, Real) and not isinstance(noise, bool)
+    if not (real and 0 < noise < math.inf):
         raise LorankError(f"noise is a positive standard deviation, found {noise!r}")

@@ -1,8 +1,9 @@
 """The rule that keeps what optimal shrinkage does not bring to zero."""
 
+import math
 from collections.abc import Mapping
 
-from lorank.linalg.shrinkage import median_noise, shrink
+from lorank.linalg.shrinkage import median_noise
 from lorank.ranks.noise import check_noise
 from lorank.ranks.per_layer import by_group, per_layer
 from lorank.ranks.spectrum import Spectrum
@@ -45,7 +46,8 @@ def optimal_shrinkage(
 
 
 def _signals(layer: Spectrum, noise: float | None) -> int:
+    m, n = layer.shape
+    bulk = math.sqrt(m) + math.sqrt(n)
     return max(
-        int((shrink(s, layer.shape, noise or median_noise(s, layer.shape)) > 0).sum())
-        for s in by_group(layer)
+        int((s > bulk * (noise or median_noise(s, layer.shape))).sum()) for s in by_group(layer)
     )

@@ -2,7 +2,9 @@
 
 import csv
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,8 @@ from lorank.errors import LorankError, extra, unknown
 FRAMES = (".rda", ".rdata", ".rds")
 ENDINGS = (".csv", *FRAMES)
 CODES = range(1, 8)
-DATE = re.compile(r"(\d{4})-(\d{1,2})|(\d{1,2})/\d{1,2}/(\d{4})")
+DATE = re.compile(r"(\d{4})-(\d{1,2})(?!\d)|(\d{1,2})/\d{1,2}/(\d{4})(?!\d)")
+MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,16 @@ class Panel:
         """Choose rows with ``start ≤ date ≤ end``, both ``YYYY-MM``.
 
         Raises:
-            LorankError: if there is none.
+            LorankError: if there is none, or a month is not written ``YYYY-MM``.
 
         Example:
             >>> panel = Panel(("1983-12", "1984-01"), ("a",), np.array([[1.0], [2.0]]))
             >>> panel.between("1984-01", "2007-12").values.tolist()
             [[2.0]]
         """
+        for month in (start, end):
+            if not (isinstance(month, str) and MONTH.fullmatch(month)):
+                raise LorankError(f"a month is written like 1984-01, found {month!r}")
         kept = [i for i, date in enumerate(self.dates) if start <= date <= end]
         if not kept:
             raise LorankError(
@@ -75,13 +81,15 @@ class Panel:
         """Log growth in percent, ``100·log(x_t/x_{t−1})``; one row less.
 
         Raises:
-            LorankError: if a series is not positive.
+            LorankError: if a series is not positive, or there are fewer than two dates.
 
         Example:
             >>> panel = Panel(("1984-01", "1984-02"), ("a",), np.array([[100.0], [110.0]]))
             >>> round(panel.growth().values.item(), 2)
             9.53
         """
+        if len(self.dates) < 2:
+            raise LorankError(f"growth is between two dates, found {len(self.dates)}")
         return Panel(self.dates[1:], self.names, 100 * np.diff(self._log(), axis=0))
 
     def transformed(self) -> "Panel":
@@ -91,7 +99,8 @@ class Panel:
         difference of the relative change.
 
         Raises:
-            LorankError: if the file had no codes, or a logarithm is taken of what is not positive.
+            LorankError: if the file had no codes, a logarithm is taken of what is not positive,
+                or a relative change of 0.
 
         Source: McCracken and Ng, FRED-MD: a monthly database for macroeconomic research, 2016.
 
@@ -111,6 +120,10 @@ class Panel:
     def _by_code(self, code: int) -> np.ndarray:
         x = self._log() if code in (4, 5, 6) else self.values
         if code == 7:
+            if (x[:-1] == 0).any():
+                raise LorankError(
+                    f"a relative change needs numbers other than 0: {self.names[0]!r}"
+                )
             x = _difference(x) / np.concatenate([np.full((1, x.shape[1]), np.nan), x[:-1]])
         times = {1: 0, 4: 0, 2: 1, 5: 1, 7: 1, 3: 2, 6: 2}[code]
         for _ in range(times):
@@ -171,18 +184,26 @@ def read_panel(path: str | Path) -> Panel:
         codes, rows = _codes(place, rows[0][1:]), rows[1:]
     if not names or not rows or any(len(row) != len(names) + 1 for row in rows):
         raise LorankError(f"{place}: a panel has one date and one cell for each name in each line")
+    names = [name.strip() for name in names]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if codes is not None and len(codes) != len(names):
+        raise LorankError(
+            f"{place}: there is one code for each series, found {len(codes)} for {len(names)}"
+        )
+    if twice:
+        raise LorankError(f"{place}: every series has a name of its own, found {twice[0]!r} twice")
     dates = tuple(_date(place, row[0]) for row in rows)
     if any(b <= a for a, b in itertools.pairwise(dates)):
         raise LorankError(f"{place}: the dates of a panel ascend, and these do not")
     values = np.array([[_number(place, cell) for cell in row[1:]] for row in rows])
-    return Panel(dates, tuple(name.strip() for name in names), values, codes)
+    return Panel(dates, tuple(names), values, codes)
 
 
 def _csv(place: Path) -> list[list[str]]:
     try:
         with place.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file) if any(line)]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise LorankError(f"{place} is no text with commas: {error}") from None
     return lines or [[""]]
 
@@ -223,6 +244,8 @@ def _date(place: Path, cell: str) -> str:
     if not found:
         raise LorankError(f"{place}: a date is like 1984-01 or 1/1/1984, found {cell.strip()!r}")
     year, month = (found[1], found[2]) if found[1] else (found[4], found[3])
+    if not 1 <= int(month) <= 12:
+        raise LorankError(f"{place}: a date has a month from 1 to 12, found {cell.strip()!r}")
     return f"{year}-{int(month):02d}"
 
 
@@ -231,6 +254,9 @@ def _number(place: Path, cell: str) -> float:
     if text in ("", "NA", "NaN", "nan", "."):
         return float("nan")
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise LorankError(f"{place}: a cell of a panel is a number, found {text[:40]!r}") from None
+        number = math.inf
+    if not math.isfinite(number):
+        raise LorankError(f"{place}: a cell of a panel is a number, found {text[:40]!r}")
+    return number

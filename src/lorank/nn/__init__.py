@@ -8,6 +8,7 @@ from lorank.nn.linear import SVDLinear
 from lorank.nn.pair import Pair
 from lorank.nn.quaternion import QuaternionLinear, SVDQuaternionLinear
 from lorank.nn.quaternion_conv import QuaternionConv2d, SVDQuaternionConv
+from lorank.nn.tap import Tap
 from lorank.nn.transposed import SVDConv1D
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "SVDLinear",
     "SVDQuaternionConv",
     "SVDQuaternionLinear",
+    "Tap",
 ]

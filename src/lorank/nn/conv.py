@@ -1,11 +1,13 @@
 """Convolutions in SVD form: one to three axes, plain and transposed."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorank.linalg import SVD, Unfolding
+from lorank.nn.adjoint import check_maps, check_zeros, smallest, sweep_adjoint
 from lorank.nn.factored import Factored
 from lorank.nn.pair import Pair
 
@@ -171,6 +173,42 @@ class SVDConv(Factored):
                 sweep.dilation,
             )
         return apply(x, kernel, bias, sweep.stride, sweep.padding, sweep.dilation, view.groups)
+
+    def transpose_apply(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Apply the transposed convolution to maps ``(batch, out, *size)`` (zero padding only).
+
+        Args:
+            y: a batch of maps.
+            size: size of the input map to give; by default the smallest that gives ``y``'s.
+
+        Raises:
+            LorankError: if the layer pads otherwise, or ``y`` does not fit it.
+
+        Cost: as the layer's own: two thin operations, or the rebuilt kernel and one.
+        """
+        check_zeros(self.padding_mode)
+        check_maps(y, self.out_channels, len(self.kernel_size))
+        around = pads(self.padding, self.dilation, self.kernel_size)
+        if size is None:
+            about = self.stride, self.dilation, self.transposed
+            size = smallest(y.shape[2:], self.kernel_size, around, *about)
+        in_size, out_size = tuple(size), tuple(y.shape[2:])
+        if self._rebuilds(y.shape[0], in_size, out_size):
+            return self._adjoint(y, self.weight, in_size, self.sweep)
+        U, s, Vh = self.factors
+        inner, outer = self.kernels(U * s.unsqueeze(-2), Vh)
+        axes = self.view.inner_axes, self.view.outer_axes
+        between = tuple(
+            out_size[a] if a in axes[0] else in_size[a] for a in range(len(self.kernel_size))
+        )
+        y = self._adjoint(y, outer, between, self.sweep.along(axes[1]))
+        return self._adjoint(y, inner, in_size, self.sweep.along(axes[0]))
+
+    def _adjoint(self, y: Tensor, kernel: Tensor, size: tuple[int, ...], sweep: Sweep) -> Tensor:
+        around = pads(sweep.padding, sweep.dilation, tuple(kernel.shape[2:]))
+        kernel = kernel.reshape(-1).view(kernel.shape)  # as in _convolve
+        about = sweep.stride, sweep.dilation, self.groups, self.transposed
+        return sweep_adjoint(y, kernel, size, around, *about)
 
     def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the inner and of the outer convolution, as torch stores them."""

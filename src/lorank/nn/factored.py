@@ -1,12 +1,13 @@
 """What every layer in SVD form shares: the factors, and what follows from them."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lorank.errors import unknown
+from lorank.errors import LorankError, unknown
 from lorank.linalg import SVD, Unfolding
 from lorank.linalg.svd import exact
 from lorank.nn.pair import Pair
@@ -133,6 +134,15 @@ class Factored(nn.Module):
         if rows <= columns:
             return self.view.product(U * s.unsqueeze(-2), Vh)
         return self.view.product(U, s.unsqueeze(-1) * Vh)
+
+    def transpose_apply(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Apply ``Wᵀ`` to what the layer gives (:func:`lorank.nn.adjoint.transpose_apply`).
+
+        Raises:
+            LorankError: if this kind of layer has no transpose here.
+        """
+        del y, size
+        raise LorankError(f"there is no transpose of {type(self).__name__} to apply")
 
     def spectrum(self) -> SVD:
         """SVD of the product: the singular values of the weight, which ``|S|`` need not be."""

@@ -1,12 +1,14 @@
 """A linear layer in SVD form."""
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorank.linalg import SVD, Unfolding
+from lorank.nn.adjoint import check_rows
 from lorank.nn.factored import Factored
 from lorank.nn.pair import Pair
 
@@ -57,6 +59,20 @@ class SVDLinear(Factored):
         if self.out_features <= self.in_features:
             return F.linear(F.linear(x, Vh), U * s, self.bias)
         return F.linear(F.linear(x, s.unsqueeze(-1) * Vh), U, self.bias)
+
+    def transpose_apply(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Apply ``Wᵀ = Vhᵀ·diag(|S|)·Uᵀ`` to ``(..., out)``, giving ``(..., in)``.
+
+        Cost: as the layer's own, ``r·(in + out)`` MACs a row or less.
+        """
+        del size
+        check_rows(y, self.out_features)
+        if self._rebuilds(math.prod(y.shape[:-1]), (), ()):
+            return F.linear(y, self.matrix().mT)
+        U, s, Vh = self.factors
+        if self.out_features <= self.in_features:
+            return F.linear(F.linear(y, (U * s).mT), Vh.mT)
+        return F.linear(F.linear(y, U.mT), (s.unsqueeze(-1) * Vh).mT)
 
     def kernels(self, U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
         """Both factors are weights of linear layers already."""

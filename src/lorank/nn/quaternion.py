@@ -1,6 +1,7 @@
 """Layers whose weights are quaternions: plain, and in SVD form."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from lorank.errors import LorankError, unknown
 from lorank.linalg import SVD
 from lorank.linalg.quaternion.unfold import PARTS, QuaternionUnfolding, real_kernel
+from lorank.nn.adjoint import check_rows
 from lorank.nn.factored import Factored
 from lorank.nn.pair import Pair
 
@@ -107,6 +109,12 @@ class QuaternionLinear(Quaternionic):
         """Apply the layer to ``(..., in)``, giving ``(..., out)``."""
         return F.linear(input, self.real_weight(), self.bias)
 
+    def transpose_apply(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Apply the real counterpart's transpose to ``(..., out)``, giving ``(..., in)``."""
+        del size
+        check_rows(y, self.out_features)
+        return F.linear(y, self.real_weight().mT)
+
     def extra_repr(self) -> str:
         """Describe the layer in a printed model."""
         ends = f"in_features={self.in_features}, out_features={self.out_features}"
@@ -184,6 +192,15 @@ class SVDQuaternionLinear(Factored):
             Vh = s.unsqueeze(-1) * Vh
         between = F.linear(input, real_kernel(Vh))
         return F.linear(between, real_kernel(U), self.bias)
+
+    def transpose_apply(self, y: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Apply the real counterpart's transpose to ``(..., out)``, giving ``(..., in)``."""
+        del size
+        check_rows(y, self.out_features)
+        if self._rebuilds(math.prod(y.shape[:-1]), (), ()):
+            return F.linear(y, real_kernel(self.matrix()).mT)
+        U, s, Vh = self.factors
+        return F.linear(F.linear(y, real_kernel(U * s).mT), real_kernel(Vh).mT)
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """Real counterparts: orthonormal exactly where the quaternion factors are."""

@@ -175,6 +175,9 @@ class SVDQuaternionConv(SVDConv):
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None, sweep: Sweep) -> Tensor:
         return super()._convolve(x, real_kernel(kernel), bias, sweep)
 
+    def _adjoint(self, y: Tensor, kernel: Tensor, size: tuple[int, ...], sweep: Sweep) -> Tensor:
+        return super()._adjoint(y, real_kernel(kernel), size, sweep)
+
     def _plain(self, weight: nn.Parameter, bias: nn.Parameter | None, sweep: Sweep) -> nn.Module:
         _, rows, columns, *taps = weight.shape
         layer = QuaternionConv2d(

@@ -1,44 +1,15 @@
-"""The Python version of CIFAR: pickles, read without running what a pickle can run.
+"""The Python version of CIFAR: pickles, read without running what a pickle can run."""
 
-A pickle names functions and calls them. This reader knows three names, those of a numpy array,
-and answers each with an inert stand-in of its own that only keeps what it is told; numpy never
-sees the file until the bytes and their shape have been checked.
-"""
-
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lorank.errors import LorankError
+from lorank.zoo.inert import InertReader, Kept
 from lorank.zoo.reason import reason
 
 PIXELS = 3 * 32 * 32
-
-
-class _Kept:
-    """A stand-in for an array or its type: keeps the arguments and the state, does nothing."""
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Reader(pickle.Unpickler):
-    KNOWN = (
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-    )
-
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) not in self.KNOWN:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not read")
-        return _Kept
 
 
 def read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -55,7 +26,7 @@ def read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
             labels.
 
     Example:
-        >>> import tempfile
+        >>> import pickle, tempfile
         >>> path = Path(tempfile.mkdtemp()) / "data_batch_1"
         >>> _ = path.write_bytes(pickle.dumps({b"data": print}))
         >>> read_pickled(path)  # doctest: +ELLIPSIS
@@ -65,7 +36,7 @@ def read_pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            content = _Reader(file, encoding="bytes").load()
+            content = InertReader(file, encoding="bytes").load()
     except Exception as error:  # a damaged pickle may raise anything
         raise LorankError(
             f"{path} cannot be read safely: {reason(error)}; use the binary version of CIFAR-10"
@@ -88,7 +59,7 @@ def _labels(labels: Any) -> np.ndarray | None:
 
 def _pixels(array: Any) -> np.ndarray | None:
     match getattr(array, "state", None):
-        case (int(), (int(rows), int(width)), _Kept(args=(b"u1", *_)), by_column, bytes(raw)):
+        case (int(), (int(rows), int(width)), Kept(args=(b"u1", *_)), by_column, bytes(raw)):
             if width == PIXELS and rows >= 0 and len(raw) == rows * width:
                 order = "F" if by_column else "C"
                 return np.frombuffer(raw, np.uint8).reshape((rows, width), order=order).copy()

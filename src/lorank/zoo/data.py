@@ -13,11 +13,13 @@ from lorank.zoo.digits import digits
 from lorank.zoo.fashion import fashion_mnist
 from lorank.zoo.folder import image_folder
 from lorank.zoo.images import Data
+from lorank.zoo.mnist import mnist
 from lorank.zoo.named import named
 
 DATASETS: dict[str, Callable[[Path | None], Data]] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
+    "mnist": mnist,
     "cifar10": cifar10,
     "folder": image_folder,
 }
@@ -27,10 +29,10 @@ def load_data(spec: str, *, root: str | Path | None = None) -> Data:
     """Load a data set by name.
 
     Args:
-        spec: ``digits``; ``fashion-mnist`` or ``fashion-mnist:FOLDER``; ``cifar10:FOLDER``;
-            ``folder:PATH`` or ``folder:PATH@SIZE``; or ``package.module:function``, a function
-            without arguments that returns a ``Data`` or a pair of data sets for training and
-            testing (the current directory is importable).
+        spec: ``digits``; ``fashion-mnist`` or ``fashion-mnist:FOLDER``; ``mnist:FOLDER``;
+            ``cifar10:FOLDER``; ``folder:PATH`` or ``folder:PATH@SIZE``; or
+            ``package.module:function``, a function without arguments that returns a ``Data`` or a
+            pair of data sets for training and testing (the current directory is importable).
         root: the folder from which a relative FOLDER or PATH counts; alone, the folder itself.
 
     Returns:

@@ -43,7 +43,7 @@ def fashion_mnist(folder: Path | None = None) -> Data:
         lorank.errors.LorankError: fashion-mnist: there is no folder /no/such/folder
     """
     folder = _anywhere() if folder is None else require_folder(folder, "fashion-mnist")
-    train, test = (_read(folder, names) for names in (TRAIN, TEST))
+    train, test = read_idx_images(folder, "fashion-mnist", MEAN, STD)
     return Data("fashion-mnist", train, test, CLASSES, SHAPE, Augment(2, True, black(MEAN, STD)))
 
 
@@ -57,9 +57,27 @@ def _anywhere() -> Path:
     )
 
 
-def _read(folder: Path, names: tuple[str, str]) -> Images:
+def read_idx_images(
+    folder: Path, source: str, mean: tuple[float], std: tuple[float]
+) -> tuple[Images, Images]:
+    """Read the training and the test part from the four files that MNIST and its relatives have.
+
+    Args:
+        folder: where they are, gzipped or not.
+        source: the data set, to be named in errors.
+        mean: of the training part.
+        std: of the training part.
+
+    Raises:
+        LorankError: if files are missing, damaged, or do not match.
+    """
+    train, test = (_read(folder, names, source) for names in (TRAIN, TEST))
+    return Images(*train, mean, std), Images(*test, mean, std)
+
+
+def _read(folder: Path, names: tuple[str, str], source: str) -> tuple[torch.Tensor, torch.Tensor]:
     stored = [_stored(folder, name) for name in names]
-    images_file, labels_file = require_files(folder, stored, "fashion-mnist")
+    images_file, labels_file = require_files(folder, stored, source)
     images = torch.from_numpy(read_idx(images_file, axes=3)).unsqueeze(1)
     if images.shape[1:] != SHAPE:
         raise LorankError(
@@ -68,7 +86,7 @@ def _read(folder: Path, names: tuple[str, str]) -> Images:
         )
     labels = torch.from_numpy(read_idx(labels_file, axes=1)).long()
     check_labels(labels, len(images), CLASSES, labels_file)
-    return Images(images, labels, MEAN, STD)
+    return images, labels
 
 
 def _stored(folder: Path, name: str) -> str:

@@ -14,10 +14,12 @@ from lorank.cli.faults import exit_code
 from lorank.cli.inspect import inspect
 from lorank.cli.matrix import matrix
 from lorank.cli.report import report
+from lorank.cli.slice import group as scans
+from lorank.cli.structured import structured
 from lorank.cli.taught import taught
 from lorank.cli.train import train
 
-COMMANDS = (inspect, train, compress, bench, export, report)
+COMMANDS = (inspect, train, compress, bench, export, report, structured)
 """In the order in which they are used."""
 
 
@@ -59,6 +61,7 @@ app.callback(help=taught(_root)["help"])(_root)
 for command in COMMANDS:
     app.command(**taught(command))(command)
 app.add_typer(matrix, name="matrix")
+app.add_typer(scans, name="slice")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if change is not None:
             change(errors="replace")  # bars and signs, on a terminal without them
     typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if typed == ["matrix"]:  # a group alone shows what is in it
+    if typed in (["matrix"], ["slice"]):  # a group alone shows what is in it
         typed.append("--help")
     run = typer.main.get_command(app)
     about = {"prog_name": "lorank", "standalone_mode": False, "obj": tuple(map(str, typed))}

@@ -12,7 +12,10 @@ MODELS_HELP = (
     "A network: a name (resnet8 … resnet110, vgg, lenet, mlp), package.module:function, "
     "timm:NAME, torchvision:NAME, hf:NAME, a file written by lorank, or the folder of a run."
 )
-DATA_HELP = "Data: digits, fashion-mnist, cifar10:FOLDER, folder:PATH, or package.module:function."
+DATA_HELP = (
+    "Data: digits, fashion-mnist, mnist:FOLDER, cifar10:FOLDER, folder:PATH, "
+    "or package.module:function."
+)
 
 
 def amount(text: str) -> int | float:

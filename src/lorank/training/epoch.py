@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lorank.errors import LorankError
-from lorank.training.objective import penalty_of, task_terms, teach
+from lorank.nn import Tap
+from lorank.training.invariance import invariance_of, tapped
+from lorank.training.objective import CLASSES, Task, penalty_of, task_terms, teach
 from lorank.training.optimizers import rate, set_rate
 from lorank.training.recipe import Stage
 
@@ -19,7 +21,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor] | None
 
 
 class Actors(NamedTuple):
-    """Who takes part in an epoch: the engine, the model as prepared and plain, its teacher."""
+    """Who takes part in an epoch: engine, model as prepared and plain, its teacher, the task."""
 
     accelerator: Any
     prepared: nn.Module
@@ -27,6 +29,7 @@ class Actors(NamedTuple):
     optimizer: Any
     teacher: nn.Module | None
     channels_last: bool
+    task: Task = CLASSES
 
 
 def laid_out(value: Any, channels_last: bool) -> Any:
@@ -72,31 +75,37 @@ def train_epoch(
     actors.prepared.train()
     steps = len(batches)
     sums: dict[str, Tensor] = {}
-    for step, (images, labels) in enumerate(batches):
-        progress = (epoch + step / steps) / stage.epochs
-        set_rate(actors.optimizer, rate(stage.optimizer, progress))
-        if augment is not None:
-            images = augment(images, generator)
-        images = laid_out(images, actors.channels_last)
-        terms = _step(stage, progress, actors, images, labels)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, value.new_zeros(())) + value
-        if step % CHECK_EVERY == 0 or step == steps - 1:
-            check_finite(terms, sums["loss"], stage, epoch, step)
-            tick(step + 1, float(terms["loss"]))
+    with tapped(stage, actors.model) as tap:
+        for step, (images, labels) in enumerate(batches):
+            progress = (epoch + step / steps) / stage.epochs
+            set_rate(actors.optimizer, rate(stage.optimizer, progress))
+            if augment is not None:
+                images = augment(images, generator)
+            images = laid_out(images, actors.channels_last)
+            terms = _step(stage, progress, actors, images, labels, tap)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, value.new_zeros(())) + value
+            if step % CHECK_EVERY == 0 or step == steps - 1:
+                check_finite(terms, sums["loss"], stage, epoch, step)
+                tick(step + 1, float(terms["loss"]))
     return {name: float(value) / steps for name, value in sums.items()}
 
 
 def _step(
-    stage: Stage, progress: float, actors: Actors, images: Tensor, labels: Tensor
+    stage: Stage,
+    progress: float,
+    actors: Actors,
+    images: Tensor,
+    labels: Tensor,
+    tap: Tap | None = None,
 ) -> dict[str, Tensor]:
     """One step of the optimizer; returns each term, and their weighted sum as ``loss``."""
     with actors.accelerator.autocast():
         outputs = actors.prepared(images)
         taught = teach(actors.teacher, images, stage.distillation)
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-    terms = task_terms(stage, outputs, labels, taught)
-    terms |= penalty_of(stage, actors.model, progress)
+    terms = task_terms(stage, outputs, labels, taught, actors.task)
+    terms |= penalty_of(stage, actors.model, progress) | invariance_of(stage, tap, labels)
     loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
     if not loss.requires_grad:
         raise LorankError(
@@ -146,15 +155,19 @@ def check_weights(model: nn.Module, stage: Stage, epoch: int) -> None:
 
 @torch.no_grad()
 def test_epoch(
-    accelerator: Any, model: nn.Module, batches: DataLoader, channels_last: bool
+    accelerator: Any,
+    model: nn.Module,
+    batches: DataLoader,
+    channels_last: bool,
+    task: Task,
 ) -> float:
-    """Share of test samples whose largest output is their label."""
+    """Share of test samples that are answered right: in classes, by the largest output."""
     model.eval()
     right = total = 0
     for images, labels in batches:
         with accelerator.autocast():
             outputs = model(laid_out(images, channels_last))
-        guesses, labels = accelerator.gather_for_metrics((outputs.argmax(-1), labels))
-        right += int((guesses == labels).sum())
-        total += labels.numel()
+        found = accelerator.gather_for_metrics(task.right(outputs, labels))
+        right += int(found.sum())
+        total += found.numel()
     return right / total

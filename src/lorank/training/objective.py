@@ -1,5 +1,8 @@
 """The loss of a stage, term by term."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,16 +37,38 @@ def distillation_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Te
     return temperature**2 * loss
 
 
+class Task(NamedTuple):
+    """What a network is trained for.
+
+    Attributes:
+        loss: ``(stage, outputs, labels) -> scalar``.
+        taught: ``(how, outputs, teacher's outputs) -> scalar``, the loss of distillation.
+        right: ``(outputs, labels) -> bool (N,)``, which answers count as right.
+    """
+
+    loss: Callable[[Stage, Tensor, Tensor], Tensor]
+    taught: Callable[[Distillation, Tensor, Tensor], Tensor]
+    right: Callable[[Tensor, Tensor], Tensor]
+
+
+CLASSES = Task(
+    lambda stage, out, labels: F.cross_entropy(out, labels, label_smoothing=stage.label_smoothing),
+    lambda how, outputs, taught: distillation_loss(outputs, taught, how.temperature),
+    lambda outputs, labels: outputs.argmax(-1) == labels,
+)
+"""Classification: cross-entropy, and the class of the largest output."""
+
+
 def task_terms(
-    stage: Stage, outputs: Tensor, labels: Tensor, taught: Tensor | None
+    stage: Stage, outputs: Tensor, labels: Tensor, taught: Tensor | None, task: Task = CLASSES
 ) -> dict[str, tuple[float, Tensor]]:
     """Supervised loss and distillation, each as (weight, value)."""
-    task = F.cross_entropy(outputs, labels, label_smoothing=stage.label_smoothing)
+    found = task.loss(stage, outputs, labels)
     if taught is None or stage.distillation is None:
-        return {"task": (1.0, task)}
+        return {"task": (1.0, found)}
     share = stage.distillation.weight
-    learnt = distillation_loss(outputs, taught, stage.distillation.temperature)
-    return {"task": (1 - share, task), "distillation": (share, learnt)}
+    learnt = task.taught(stage.distillation, outputs, taught)
+    return {"task": (1 - share, found), "distillation": (share, learnt)}
 
 
 def penalty_of(stage: Stage, model: nn.Module, progress: float) -> dict[str, tuple[float, Tensor]]:

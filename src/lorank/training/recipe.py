@@ -118,6 +118,25 @@ class Distillation(Part):
     temperature: float = Field(default=4.0, gt=0)
 
 
+class Invariance(Part):
+    """Make one layer's answers to samples of one class alike.
+
+    Attributes:
+        layer: its path in the model; the last hidden layer, after its activation, is usual.
+        weight: of the term; choose it from 0.003, 0.01, 0.03 and 0.1 on held-out data.
+        kind: as in :func:`lorank.penalties.class_invariance`; ``norm`` and ``all_pairs`` are
+            controls that see no class.
+        reduce: ``sum`` over units, or their ``mean``.
+        normalise: ``l2``, ``batch`` or ``spread``, or none.
+    """
+
+    layer: str
+    weight: float = Field(default=0.01, ge=0)
+    kind: Literal["pairs", "centre", "covariance", "contrastive", "norm", "all_pairs"] = "pairs"
+    reduce: Literal["sum", "mean"] = "sum"
+    normalise: Literal["l2", "batch", "spread"] | None = None
+
+
 class Stage(Part):
     """One stage of a run.
 
@@ -137,6 +156,7 @@ class Stage(Part):
         cut: cut at the end of the stage, or none.
         distillation: the dense network as a teacher, or none.
         label_smoothing: of the cross-entropy.
+        invariance: class-wise invariance of one layer, or none; also in a dense stage.
     """
 
     name: str = Field(min_length=1)
@@ -153,6 +173,7 @@ class Stage(Part):
     cut: Cut | None = None
     distillation: Distillation | None = None
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    invariance: Invariance | None = None
 
     @model_validator(mode="after")
     def _dense_is_plain(self) -> "Stage":

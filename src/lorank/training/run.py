@@ -38,6 +38,7 @@ from lorank.training.batches import (
 )
 from lorank.training.epoch import Actors, check_weights, laid_out, test_epoch, train_epoch
 from lorank.training.log import Log
+from lorank.training.objective import CLASSES, Task
 from lorank.training.optimizers import make_optimizer
 from lorank.training.recipe import LAST, Cut, Recipe, Stage
 from lorank.training.spectra import write_spectra
@@ -78,6 +79,7 @@ def train(
     quiet: bool = False,
     info: dict[str, Any] | None = None,
     origin: dict[str, Any] | None = None,
+    task: Task = CLASSES,
 ) -> Result:
     """Carry out a recipe.
 
@@ -96,6 +98,8 @@ def train(
         quiet: show nothing.
         info: kept with the saved models.
         origin: kept in the log: ``command``, what was typed, and ``versions`` of programs.
+        task: what the network is trained for, by default to tell classes apart. Of another task,
+            what logs and results call accuracy is its share of right answers.
 
     Returns:
         The folded network with its figures, the same that ``result.json`` holds.
@@ -113,7 +117,7 @@ def train(
         (folder / NAME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     with Log(folder, main=accelerator.is_main_process, quiet=quiet) as log:
-        run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model, origin)
+        run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model, origin, task)
         return run.carry_out()
 
 
@@ -185,7 +189,9 @@ class _Run:
         info: dict[str, Any],
         dense: nn.Module,
         origin: dict[str, Any] | None = None,
+        task: Task = CLASSES,
     ):
+        self.task = task
         self.accelerator = accelerator
         self.data = data
         self.recipe = recipe
@@ -309,7 +315,10 @@ class _Run:
         self.model = laid_out(self.model, self.recipe.channels_last)
         prepared, stepped, batches = self.accelerator.prepare(self.model, optimizer, self.batches)
         last = self.recipe.channels_last
-        return Actors(self.accelerator, prepared, self.model, stepped, self.teacher, last), batches
+        actors = Actors(
+            self.accelerator, prepared, self.model, stepped, self.teacher, last, self.task
+        )
+        return actors, batches
 
     def _epoch(
         self, index: int, stage: Stage, epoch: int, actors: Actors, batches: Any
@@ -411,7 +420,7 @@ class _Run:
     def _report(self, stage: Stage, epoch: int, facts: dict[str, float]) -> None:
         ranks = self._ranks()
         total = sum(ranks.values())
-        penalties = ("orthogonality", "sparsity", "operator_norm")
+        penalties = ("orthogonality", "sparsity", "operator_norm", "invariance")
         about = "".join(f", {name} {facts[name]:.3g}" for name in penalties if name in facts)
         sentence = (
             f"{stage.name} {epoch + 1}/{stage.epochs}: loss {facts['loss']:.3f}{about}, "
@@ -432,7 +441,8 @@ class _Run:
 
     def _accuracy(self, model: nn.Module) -> float:
         model = laid_out(model.to(self.accelerator.device), self.recipe.channels_last)
-        return test_epoch(self.accelerator, model, self.tests, self.recipe.channels_last)
+        last = self.recipe.channels_last
+        return test_epoch(self.accelerator, model, self.tests, last, self.task)
 
     def _save(self, model: nn.Module, name: str) -> None:
         if self.accelerator.is_main_process:

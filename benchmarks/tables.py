@@ -4,7 +4,7 @@ import json
 
 from lorank.files.atomic import replacing
 from record import RESULTS
-from sections import bayes, networks, operators, quaternions
+from sections import bayes, classwise, localization, networks, operators, quaternions, structured
 from sections.markdown import Section
 
 HEAD = """# Measured
@@ -20,6 +20,9 @@ SECTIONS = [
     *operators.SECTIONS,
     *quaternions.SECTIONS,
     *bayes.SECTIONS,
+    *structured.SECTIONS,
+    *classwise.SECTIONS,
+    *localization.SECTIONS,
 ]
 """In the order of the page; a new one belongs to the file of its subject in sections/."""
 

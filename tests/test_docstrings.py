@@ -24,11 +24,14 @@ ROOMS = [
     "lorank.penalties",
     "lorank.ranks",
     "lorank.colour",
+    "lorank.structured",
+    "lorank.localization",
 ]
 
 SPEAKING_FOR_THEMSELVES = {
     *("SVD", "Price", "Cost", "Spectrum", "Spectra"),  # plain values: verbs show them at work
-    *("Collapsed", "Compressed", "Rival"),  # the same
+    *("Batch", "Collapsed", "Compressed", "Rival"),  # the same
+    *("Case", "Found", "Confidence"),  # the same
     *("LorankError", "MissingExtraError"),
     "Factored",  # the base of the layers in SVD form, which nobody makes
 }

@@ -14,6 +14,7 @@ FLOORS = [
     {"compression", "colour", "structured"},
     {"files", "zoo", "report"},
     {"training"},  # a run goes through the stages, and writes files to resume from
+    {"localization"},  # a task of its own: its finders are trained by a recipe
     {""},  # the face, lorank/__init__.py: made of all rooms below it, used by the command line
     {"cli"},
     {"__main__"},
@@ -25,8 +26,17 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 HOMES = {
     "torch": [""],
-    "numpy": ["bayes/", "colour/", "files/", "report/", "structured/", "training/", "zoo/"],
-    "safetensors": ["files/", "training/", "zoo/weights.py"],
+    "numpy": [
+        "bayes/",
+        "colour/",
+        "files/",
+        "localization/",
+        "report/",
+        "structured/",
+        "training/",
+        "zoo/",
+    ],
+    "safetensors": ["files/", "localization/cases.py", "training/", "zoo/weights.py"],
     "pydantic": ["training/", "structured/", "cli/"],
     "accelerate": ["training/", "files/huggingface_model.py"],
     "lightning": ["training/"],
@@ -44,8 +54,10 @@ HOMES = {
     "jax": ["bayes/"],
     "arviz": ["bayes/"],
     "tqdm": ["bayes/"],
-    "sklearn": ["bayes/", "colour/", "zoo/"],
+    "sklearn": ["bayes/", "colour/", "structured/", "zoo/"],
     "PIL": ["zoo/"],
+    "nibabel": ["localization/nifti.py"],
+    "pydicom": ["localization/dicom.py"],
     "pyreadr": ["zoo/"],
     "timm": ["zoo/"],
     "torchvision": ["zoo/"],

@@ -40,10 +40,10 @@ def record(name: str, figures: Any, *, command: str | None = None, **settings: A
 
 
 def _command() -> str:
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments()])
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments()])
 
 
-def _arguments() -> list[str]:
+def arguments() -> list[str]:
     """The command's arguments, without the folder where runs are kept on this machine."""
     words = sys.argv[1:]
     if "--runs" in words:

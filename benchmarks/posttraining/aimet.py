@@ -10,7 +10,9 @@ are declared beforehand, and never called.
 """
 
 import contextlib
+import shutil
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +22,13 @@ from posttraining.network import Budget, Network, accuracy
 
 CANDIDATES = 10  # AIMET's default
 IMAGES = 500
+SCORES = Path("data/greedy_selection_eval_scores_dict.pkl")  # where it leaves its evaluations
 BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
-def greedy(network: Network, budget: Budget, scheme: str, fit: bool = False):
+def greedy(
+    network: Network, budget: Budget, scheme: str, fit: bool = False, scores: Path | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Let AIMET evaluate every layer at nine ratios, and choose and cut.
 
     Args:
@@ -31,6 +36,8 @@ def greedy(network: Network, budget: Budget, scheme: str, fit: bool = False):
         budget: in MACs.
         scheme: ``"spatial"`` (k×1, then 1×k) or ``"weight"`` (1×1, then k×k; linear layers too).
         fit: whether scores are fitted by a monotone curve, an option of AIMET's.
+        scores: a file of this process's own for its evaluations: the first call leaves them
+            there, and another budget then needs no new ones.
     """
     _declare()
     from aimet_torch.common.defs import CostMetric, GreedySelectionParameters
@@ -45,7 +52,8 @@ def greedy(network: Network, budget: Budget, scheme: str, fit: bool = False):
         calls += 1
         return accuracy(model, images, labels)
 
-    chosen = GreedySelectionParameters(budget.share, CANDIDATES, use_monotonic_fit=fit)
+    known = str(scores) if scores is not None and scores.exists() else None
+    chosen = GreedySelectionParameters(budget.share, CANDIDATES, fit, known)
     kind, parameters = _parameters(scheme, chosen)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # it writes pickles
         model, stats = ModelCompressor.compress_model(
@@ -57,6 +65,8 @@ def greedy(network: Network, budget: Budget, scheme: str, fit: bool = False):
             cost_metric=CostMetric.mac,
             parameters=parameters,
         )
+        if scores is not None and known is None:
+            shutil.copy(SCORES, scores)
     info: dict[str, Any] = {
         "evaluations": calls,
         "samples_per_evaluation": len(images),

@@ -25,6 +25,28 @@ def step_time(figures: Rows) -> str:
     return table(["layout", "model", "a step", "against dense"], rows)
 
 
+def cost(figures: Rows) -> str:
+    rows = [
+        [
+            f["network"],
+            f["form"],
+            f"{f['ms']:.0f} ms",
+            f"{f['ratio']:.2f} × ({f['ratio_quartiles'][0]:.2f} to {f['ratio_quartiles'][1]:.2f})",
+            f"{f['mib']:.0f} MiB",
+            f"{f['memory_ratio']:.2f} ×",
+        ]
+        for f in figures
+    ]
+    header = ["network", "form, at its share of the MACs", "a step", "against dense (quartiles)"]
+    return f"{COST}\n\n{table([*header, 'memory', 'against dense'], rows)}"
+
+
+COST = """Each step has its penalties (SVD form and two convolutions: orthogonality and Hoyer; TRP:
+the nuclear norm, and a truncation every 20 steps), backward pass and SGD. Two convolutions are the
+published form of SVD training; plain pairs are what a folded network trains in. Memory is that of
+parameters, gradients, momenta and what is kept for the backward pass; on a GPU the peak."""
+
+
 def decompose(figures: Rows) -> str:
     rows = [
         [f["task"], f["layout"], f"{f['seconds']:.1f} s", f"{f['peak_over_weights']:.2f} ×"]
@@ -147,6 +169,7 @@ def latency_budget(figures: Rows) -> str:
 SECTIONS: list[Section] = [
     ("demo_digits", "The demo: ResNet-8 on digits, dense training included", demo),
     ("step_time", "A training step in SVD form, ResNet-20, batch 128", step_time),
+    ("cifar10_cost", "A training step: SVD form, dense, two convolutions, TRP; batch 128", cost),
     ("decompose_resnet50", "Decomposing a network of ResNet-50's size", decompose),
     ("pretrained_cut", "Pretrained CIFAR-10 networks, cut without training", cut),
     (

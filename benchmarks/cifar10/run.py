@@ -1,0 +1,148 @@
+"""Train CIFAR-10 networks at a budget of MACs: one experiment, one row.
+
+An experiment is SUITE/NETWORK/METHOD/BUDGET/SEED of experiments.toml; patterns choose several:
+
+    python benchmarks/cifar10/run.py --list
+    python benchmarks/cifar10/run.py 'rivals/resnet20/svd/0.28/0'
+    python benchmarks/cifar10/run.py 'rivals/*/0.28/*' --runs FOLDER
+
+Each ends as one line of docs/results/cifar10.jsonl, and what is there already is not run again
+(``--again`` does). A run that was stopped goes on after its last whole epoch. It runs on a GPU
+where there is one; ``--jobs`` runs several experiments side by side on it.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import time
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import lorank
+from cifar10.data import load
+from cifar10.job import Job
+from cifar10.loop import fit, judge
+from cifar10.methods import METHODS
+from cifar10.plan import FILE, Experiment, experiments
+from cifar10.teachers import pretrained
+from lorank.errors import unknown
+from lorank.zoo import load_model
+from record import RESULTS
+
+ROWS = RESULTS / "cifar10.jsonl"
+
+
+def wanted(patterns: list[str], file: Path) -> list[Experiment]:
+    """The experiments that a pattern matches."""
+    found = [e for e in experiments(file) if any(fnmatch.fnmatch(e.name, p) for p in patterns)]
+    if not found:
+        sys.exit(f"no experiment of {file.name} matches {' '.join(patterns)}: look at --list")
+    return found
+
+
+def prepared(experiment: Experiment, device: torch.device) -> Job:
+    """Load what an experiment needs."""
+    schedule = experiment.schedule
+    cifar = load(device, holdout=schedule.holdout, images=schedule.images, seed=experiment.seed)
+    torch.manual_seed(experiment.seed)
+    known = experiment.network in ("resnet20", "resnet32", "resnet44", "resnet56")
+    dense = pretrained(experiment.network) if known else load_model(experiment.network)
+    dense = dense.to(device, memory_format=torch.channels_last).eval()
+    return Job(experiment, dense, cifar, torch.zeros(1, 3, 32, 32, device=device))
+
+
+def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, Any]:
+    """Train, judge once, and say everything that a reader of the row needs."""
+    if experiment.use not in METHODS:
+        raise unknown("method", experiment.use, METHODS)
+    device = torch.device(args.device)
+    job = prepared(experiment, device)
+    method = METHODS[experiment.use](**experiment.options)
+    folder = args.runs / experiment.name
+    model, progress = fit(job, method, folder, args.runs / "teachers", args.compile)
+    lorank.save(model, folder / "model.safetensors") if args.save else None
+    dense, found = (lorank.cost(m.eval(), job.example) for m in (job.dense, model))
+    assert dense.macs is not None
+    assert found.macs is not None
+    return {
+        "experiment": experiment.name,
+        "accuracy": judge(model, job.cifar.judge),
+        "judged_on": "held-out training images" if experiment.schedule.holdout else "test images",
+        "macs": found.macs,
+        "macs_share": round(found.macs / dense.macs, 4),
+        "params": found.params,
+        "params_share": round(found.params / dense.params, 4),
+        "epochs": progress.epoch,
+        "minutes": round(progress.seconds / 60, 2),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": f"python benchmarks/cifar10/run.py {experiment.name}",
+        **experiment.model_dump(mode="json", include={"use", "options", "schedule"}),
+    }
+
+
+def rows() -> list[dict[str, Any]]:
+    """The rows that are there; of several with one name the last."""
+    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
+    return list({row["experiment"]: row for row in map(json.loads, lines)}.values())
+
+
+def add(row: dict[str, Any]) -> None:
+    """Append a line in one write: processes side by side do not tear each other's."""
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    with ROWS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def side_by_side(names: list[str], args: argparse.Namespace) -> None:
+    """Run each experiment in a process of its own, so many at a time."""
+    own = ["--file", str(args.file), "--runs", str(args.runs), "--device", args.device]
+    own += [f"--{flag}" for flag in ("compile", "save", "again") if getattr(args, flag)]
+    with ThreadPool(args.jobs) as pool:
+        ended = pool.map(lambda n: subprocess.call([sys.executable, __file__, n, *own]), names)
+    failed = [name for name, code in zip(names, ended, strict=True) if code]
+    if failed:
+        sys.exit(f"these failed: {', '.join(failed)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="experiments, or patterns of their names")
+    parser.add_argument("--list", action="store_true", help="show all names")
+    parser.add_argument("--file", type=Path, default=FILE, help="the declarative file")
+    parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
+    parser.add_argument("--compile", action="store_true", help="train by torch.compile")
+    parser.add_argument("--save", action="store_true", help="keep the folded network")
+    parser.add_argument("--again", action="store_true", help="run what has a row already")
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(e.name for e in experiments(args.file)))
+        return
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    done = set() if args.again else {row["experiment"] for row in rows()}
+    todo = [e for e in wanted(args.names, args.file) if e.name not in done]
+    if args.jobs > 1:
+        side_by_side([e.name for e in todo], args)
+        return
+    for experiment in todo:
+        row = carried_out(experiment, args)
+        add(row)
+        print(json.dumps({k: row[k] for k in ("experiment", "accuracy", "macs_share", "minutes")}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Make docs/results/cifar10.md and its picture from the rows, the plan and the notes.
+
+    python benchmarks/cifar10/table.py
+
+No figure is typed by hand but the published ones, which stand with their source in
+experiments.toml; what did not work is told in notes.md.
+"""
+
+import math
+import statistics
+import sys
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from cifar10.plan import FILE
+from cifar10.run import ROWS, rows
+from lorank.files.atomic import replacing
+from record import RESULTS
+from sections.markdown import percent, table
+
+PAGE, PICTURE = RESULTS / "cifar10.md", RESULTS / "cifar10.png"
+NOTES = Path(__file__).with_name("notes.md")
+HEAD = """# ResNets on CIFAR-10 at a budget of MACs
+
+Made by `python benchmarks/cifar10/table.py` from [cifar10.jsonl](cifar10.jsonl), one line a run,
+written by `python benchmarks/cifar10/run.py`. All methods of a table start from the same
+published weights (or, where it says so, from none), train as long on the same images in the same
+views under the same teacher, and are counted by the same counter: MACs of convolutions and linear
+layers. Accuracy is that of the last epoch on the 10,000 test images, which are read once a row;
+what was chosen was chosen on 5,000 training images held out (the published weights have seen
+them, so that they judge fine-tuning and not the start). Intervals are 95 % of Student's t over
+the seeds; one seed has none.
+"""
+
+Row = dict[str, Any]
+
+
+def grouped(found: list[Row]) -> dict[str, dict[tuple[str, float, str], list[Row]]]:
+    """Suite → (network, budget, method) → its rows, one a seed."""
+    suites: dict[str, dict[tuple[str, float, str], list[Row]]] = defaultdict(dict)
+    for row in found:
+        suite, network, method, budget, _ = row["experiment"].split("/")
+        suites[suite].setdefault((network, float(budget), method), []).append(row)
+    return suites
+
+
+def interval(values: list[float]) -> str:
+    """Mean in percent, with half the 95 % interval of Student's t where there are seeds.
+
+    Example:
+        >>> interval([0.9]), interval([0.90, 0.91, 0.92])
+        ('90.00', '91.00 ± 2.48')
+    """
+    mean = 100 * statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.2f}"
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * 100 * statistics.stdev(values)
+    return f"{mean:.2f} ± {half / math.sqrt(len(values)):.2f}"
+
+
+def line(key: tuple[str, float, str], found: list[Row]) -> list[str]:
+    """One row of a suite's table."""
+    network, budget, method = key
+    first = found[0]
+    return [
+        network,
+        f"{100 * (budget - 1):.0f} %",
+        method,
+        interval([row["accuracy"] for row in found]),
+        percent(statistics.fmean(row["macs_share"] for row in found), 1),
+        percent(statistics.fmean(row["params_share"] for row in found), 1),
+        f"{first['epochs']}",
+        f"{statistics.fmean(row['minutes'] for row in found):.0f}",
+        str(len(found)),
+    ]
+
+
+COLUMNS = ["network", "asked", "method", "accuracy, %", "MACs", "parameters", "epochs", "minutes"]
+
+
+def suite_text(name: str, asked: dict[str, Any], groups: dict[Any, list[Row]]) -> str:
+    """A suite's sentence, table and commands."""
+    lines = [line(key, groups[key]) for key in sorted(groups, key=lambda k: (k[0], -k[1]))]
+    some = next(iter(groups.values()))[0]
+    where = f"{some['device']}, {some['threads']} thread(s), torch {some['torch']}"
+    commands = f"`python benchmarks/cifar10/run.py '{name}/*'` makes all of them ({where}); "
+    one = "one row is `python benchmarks/cifar10/run.py "
+    one += f"{name}/NETWORK/METHOD/BUDGET/SEED`, judged on {some['judged_on']}."
+    body = table([*COLUMNS, "seeds"], lines)
+    return (
+        f"## {asked.get('title', name)}\n\n{asked.get('text', '')}\n\n{body}\n\n{commands}{one}\n"
+    )
+
+
+def published_text(published: list[Row]) -> str:
+    """The rows to beat, as their authors state them."""
+    lines = [
+        [p["network"], p["method"], f"{p['accuracy']:.2f}", f"−{p['removed']:.1f} %", p["source"]]
+        for p in published
+    ]
+    body = table(["network", "method", "accuracy, %", "MACs", "source"], lines)
+    return (
+        f"## Published rows\n\nOther training, other counters: not strictly comparable.\n\n{body}\n"
+    )
+
+
+def picture(suites: dict[str, Any], published: list[Row], shown: list[str]) -> None:
+    """Accuracy against the MACs that are left, ours and the published."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    networks = sorted({k[0] for s in shown for k in suites.get(s, {})})
+    figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 4.2), squeeze=False)
+    for axis, network in zip(axes[0], networks, strict=True):
+        curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for suite in shown:
+            for (of, _, method), found in suites.get(suite, {}).items():
+                if of == network:
+                    share = statistics.fmean(r["macs_share"] for r in found)
+                    right = statistics.fmean(r["accuracy"] for r in found)
+                    curves[method].append((100 * share, 100 * right))
+        for method, points in sorted(curves.items()):
+            axis.plot(*zip(*sorted(points), strict=True), "o-", label=method)
+        for p in published:
+            if p["network"] == network:
+                axis.plot(100 - p["removed"], p["accuracy"], "k+")
+                axis.annotate(p["method"], (100 - p["removed"], p["accuracy"]), fontsize=7)
+        axis.set(title=network, xlabel="MACs left, %", ylabel="accuracy, %")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    with replacing(PICTURE) as draft:
+        figure.savefig(draft, format="png", dpi=120)
+
+
+def main() -> None:
+    plan = tomllib.loads(FILE.read_text())
+    suites = grouped(rows())
+    if not suites:
+        sys.exit(f"{ROWS.name} has no rows yet: run benchmarks/cifar10/run.py first")
+    published = plan.get("published", [])
+    texts = [HEAD]
+    shown = [name for name, asked in plan["suites"].items() if asked.get("picture")]
+    if any(name in suites for name in shown):
+        picture(suites, published, shown)
+        texts.append(f"![accuracy against MACs]({PICTURE.name})\n")
+    for name, asked in plan["suites"].items():
+        if name in suites:
+            texts.append(suite_text(name, asked, suites[name]))
+    texts.append(published_text(published))
+    texts.append(NOTES.read_text())
+    with replacing(PAGE) as draft:
+        draft.write_text("\n".join(texts))
+    print(f"wrote {PAGE.name}: {sum(len(g) for g in suites.values())} lines")
+
+
+if __name__ == "__main__":
+    main()

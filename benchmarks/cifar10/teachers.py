@@ -1,0 +1,79 @@
+"""What teachers say of a view, asked once and kept in the folder of runs."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from cifar10.data import Cifar, seen_images, to, view
+from lorank.files.atomic import replacing
+from lorank.zoo import load_model
+from record import data_folder
+
+BATCH = 500
+
+
+def pretrained(name: str) -> nn.Module:
+    """A published network of the real data's folder, in evaluation mode."""
+    return load_model(name, weights=data_folder() / f"resnet_cifar10/{name}.safetensors").eval()
+
+
+class Teachers:
+    """The mean of some networks' logits on all training images, view by view.
+
+    Args:
+        names: of the zoo, joined by ``+``.
+        cifar: the data, on the device where teachers run.
+        mix: of the views.
+        folder: where the answers are kept.
+    """
+
+    def __init__(self, names: str, cifar: Cifar, mix: float, folder: Path):
+        self.names = names.split("+")
+        self.cifar = cifar
+        self.mix = mix
+        self.folder = folder
+        self.networks: dict[str, nn.Module] = {}
+
+    def __call__(self, number: int) -> Tensor:
+        """Logits (50000, 10) of a view, on the device of the data."""
+        answers = [self._answers(name, number) for name in self.names]
+        return torch.stack(answers).mean(0).to(self.cifar.padded.device)
+
+    def _answers(self, name: str, number: int) -> Tensor:
+        path = self.folder / f"{name}-{self.mix:g}-{number}.npy"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as draft, draft.open("wb") as file:
+                np.save(file, self._asked(name, number).half().cpu().numpy())
+        return torch.from_numpy(np.load(path)).float()
+
+    @torch.inference_mode()
+    def _asked(self, name: str, number: int) -> Tensor:
+        device = self.cifar.padded.device
+        if name not in self.networks:
+            network = merged(pretrained(name)).to(device, memory_format=torch.channels_last)
+            self.networks[name] = network
+        seen = to(view(number, self.mix), device)
+        places = torch.arange(len(self.cifar.whole.labels), device=device).split(BATCH)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            said = [self.networks[name](seen_images(self.cifar, some, seen)) for some in places]
+        return torch.cat(said)
+
+
+def merged(network: nn.Module) -> nn.Module:
+    """The network with each BatchNorm merged into the convolution before it; the same function."""
+    table = dict(network.named_modules())
+    for name, module in table.items():
+        norm = name.replace("conv", "bn")
+        if isinstance(module, nn.Conv2d) and norm in table:
+            _put(network, name, fuse_conv_bn_eval(module, table[norm]))
+            _put(network, norm, nn.Identity())
+    return network
+
+
+def _put(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, module)

@@ -1,0 +1,321 @@
+"""The methods of the CIFAR-10 benchmark: they train, resume, and end within their budgets."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import lorank
+from lorank.errors import LorankError, MissingExtraError
+from lorank.zoo import load_model
+from lorank.zoo.resnet import CifarResNet
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+IMAGES, SIDE = 24, 16
+PACKAGES = {"aimet": "aimet_torch", "pat": "torchao", "channel_pruning": "torch_pruning"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks():
+    """The benchmarks as modules, and their folder out of the path again."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+def job_of(use, *, budget=0.4, epochs=2, dense=None, **options):
+    """An experiment on a few random images."""
+    from cifar10.data import PAD, Cifar, Part
+    from cifar10.job import Job
+    from cifar10.plan import Experiment
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (IMAGES, 3, SIDE, SIDE), generator=generator).to(torch.uint8)
+    part = Part(images, torch.arange(IMAGES) % 10, torch.arange(IMAGES))
+    cifar = Cifar(part, part, part, F.pad(images, (PAD,) * 4))
+    experiment = Experiment.model_validate(
+        {
+            "suite": "test",
+            "network": "resnet8",
+            "method": use,
+            "budget": budget,
+            "seed": 0,
+            "use": use,
+            "options": options,
+            "schedule": {"epochs": epochs, "batch": 12, "optimizer": {"lr": 0.01}},
+        }
+    )
+    torch.manual_seed(0)
+    dense = load_model("resnet8") if dense is None else dense
+    return Job(experiment, dense.eval(), cifar, torch.zeros(1, 3, SIDE, SIDE))
+
+
+def method_of(job):
+    from cifar10.methods import METHODS
+
+    use = job.experiment.use
+    needed = PACKAGES.get(use)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    return METHODS[use](**job.experiment.options)
+
+
+def fitted(job, folder):
+    from cifar10.loop import fit
+
+    return fit(job, method_of(job), folder / "run", folder / "teachers", compiled=False)
+
+
+def share_of(job, model):
+    return lorank.cost(model.eval(), job.example).macs / lorank.cost(job.dense, job.example).macs
+
+
+OURS = [
+    pytest.param("svd", {"sparsify": 0.0}, marks=pytest.mark.slow),
+    pytest.param("svd", {"sparsify": 0.0, "plain": True, "balanced": True}, marks=pytest.mark.slow),
+    pytest.param("svd", {"sparsify": 0.5, "steps": 1}, marks=pytest.mark.slow),
+    ("svd", {"sparsify": 0.5, "steps": 1, "plain": True}),
+    ("svd", {"sparsify": 1.0, "steps": 2, "calibrated": False, "by": "raw", "kind": "l1"}),
+]
+RIVALS = [
+    ("truncation", {"layout": "channel"}),
+    ("truncation", {"layout": "spatial"}),
+    ("trp", {"layout": "channel", "every": 1, "share": 0.5}),
+    ("trp", {"layout": "spatial", "share": 1.0}),
+    ("tucker", {}),
+    ("channel_pruning", {}),
+    ("channel_pruning", {"across": True}),
+    ("aimet", {"images": 16}),
+    ("pat", {"every": 1}),
+    ("narrow", {}),
+    ("narrow", {"depth": 14}),
+]
+
+
+@pytest.mark.parametrize(("use", "options"), OURS + RIVALS)
+def test_a_method_ends_within_its_budget_stopped_on_the_way_or_not(use, options, tmp_path):
+    """Killed whenever the state of an epoch is kept: each time another process goes on."""
+    from cifar10 import loop
+
+    job = job_of(use, **options)
+    before = {name: value.clone() for name, value in job.dense.state_dict().items()}
+    whole, progress = fitted(job, tmp_path / "whole")
+    assert progress.epoch == 2
+    # AIMET chooses by the accuracy on a few images, of which an untrained network says little
+    assert (0.1 if use == "aimet" else 0.3) < share_of(job, whole) <= 0.4
+    assert not any(isinstance(m, lorank.nn.Factored) for m in whole.modules())
+    assert all(torch.equal(v, before[n]) for n, v in job.dense.state_dict().items())
+
+    keep = loop._keep
+
+    def killed(*args):
+        keep(*args)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_keep", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                fitted(job_of(use, **options), tmp_path / "parts")
+    parts, progress = fitted(job_of(use, **options), tmp_path / "parts")
+    assert progress.epoch == 2
+    x = torch.randn(4, 3, SIDE, SIDE)
+    with torch.no_grad():
+        found, wanted = (m.eval()(x) for m in (parts, whole))
+    assert found.isfinite().all()
+    # SVDs and products are repeated in float32 after a stop, and training carries the rounding on
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("use", ["truncation", "trp", "tucker", "pat"])
+def test_a_budget_below_rank_one_is_refused(use):
+    job = job_of(use, budget=0.001)
+    with pytest.raises(LorankError, match=r"0\.001 of the MACs"):
+        method_of(job).begin(job)
+
+
+@pytest.mark.parametrize("layout", ["channel", "spatial"])
+@pytest.mark.parametrize("use", ["truncation", "trp"])
+def test_all_macs_leave_the_function_alone(use, layout):
+    job = job_of(use, budget=1.0, layout=layout, dense=load_model("resnet8").double())
+    job = job_with_double_example(job)
+    model = method_of(job).begin(job)
+    x = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    torch.testing.assert_close(model(x), job.dense(x), rtol=1e-10, atol=1e-10)
+
+
+def job_with_double_example(job):
+    from cifar10.job import Job
+
+    return Job(job.experiment, job.dense, job.cifar, job.example.double())
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1}, {"bias": True}])
+def test_tucker_at_full_ranks_is_the_convolution(settings):
+    from cifar10.methods.tucker import Modes, thin
+
+    conv = torch.nn.Conv2d(6, 9, 3, dtype=torch.float64, **settings)
+    x = torch.randn(2, 6, 10, 10, dtype=torch.float64)
+    torch.testing.assert_close(
+        thin(conv, Modes(9, 6), sweeps=2)(x), conv(x), rtol=1e-11, atol=1e-11
+    )
+    low = thin(conv, Modes(8, 6), sweeps=2)(x)
+    assert (low - conv(x)).abs().max() > 1e-3  # one rank less is seen
+
+
+def test_tucker_finds_an_exact_decomposition_and_sweeps_help():
+    from cifar10.methods.tucker import Modes, tucker2
+
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    exact = torch.einsum("pqhw,np,cq->nchw", drawn(3, 2, 3, 3), drawn(10, 3), drawn(8, 2))
+    noisy = exact + 0.7 * drawn(10, 8, 3, 3)
+
+    def error(kernel, sweeps):
+        outer, core, inner = tucker2(kernel, Modes(3, 2), sweeps)
+        return float((torch.einsum("pqhw,np,cq->nchw", core, outer, inner) - kernel).norm())
+
+    assert error(exact, 0) < 1e-12 * float(exact.norm()) * 10
+    assert error(noisy, 3) < error(noisy, 0)
+
+
+def test_tucker_counts_the_macs_that_its_layers_have():
+    from cifar10.methods.tucker import Modes, thin, thin_macs
+
+    conv = torch.nn.Conv2d(6, 9, 3, stride=2, padding=1)
+    x = torch.zeros(1, 6, 12, 12)
+    counted = lorank.cost(thin(conv, Modes(4, 3), 0), x).macs
+    assert thin_macs(conv, Modes(4, 3), 144, 36) == counted
+
+
+def test_trp_adds_the_gradient_of_the_nuclear_norm():
+    job = job_of("trp", budget=1.0, nuclear=1.0)
+    method = method_of(job)
+    model = method.begin(job)
+    method.penalty(job, model, 0.0).backward()
+    weight = model.layer1[0].conv1.weight
+    U, _, Vh = torch.linalg.svd(weight.detach().flatten(1), full_matrices=False)
+    torch.testing.assert_close(weight.grad.flatten(1), U @ Vh, rtol=1e-4, atol=1e-4)
+    flat = weight.detach().flatten(1).requires_grad_()
+    (nuclear,) = torch.autograd.grad(torch.linalg.matrix_norm(flat, "nuc"), flat)
+    torch.testing.assert_close(weight.grad.flatten(1), nuclear, rtol=1e-4, atol=1e-4)
+
+
+def test_trp_truncates_while_it_trains(tmp_path):
+    job = job_of("trp", budget=0.3, every=1)
+    method = method_of(job)
+    model = method.begin(job)
+    ranks = method.truncate(job, model)
+    name, layer = "layer2.0.conv2", model.layer2[0].conv2
+    assert torch.linalg.matrix_rank(layer.weight.flatten(1), rtol=1e-5) == ranks[name] < 32
+    with torch.no_grad():
+        layer.weight.add_(torch.randn_like(layer.weight))
+    assert torch.linalg.matrix_rank(layer.weight.flatten(1), rtol=1e-5) == 32
+    method.after_step(job, model, 1)
+    assert torch.linalg.matrix_rank(layer.weight.flatten(1), rtol=1e-5) < 32
+
+
+def test_pat_leaves_weights_of_the_ranks_that_it_decomposes_at(tmp_path):
+    from cifar10.methods import pat
+
+    seen = {}
+
+    class Watched(pat.PAT):
+        def _cut(self, job, model):
+            seen.update({n: m.weight.detach().clone() for n, m in pat.convolutions(model).items()})
+            return super()._cut(job, model)
+
+    job = job_of("pat", every=2, share=1.0)
+    method_of(job)
+    from cifar10.loop import fit
+
+    method = Watched(**job.experiment.options)
+    fit(job, method, tmp_path / "run", tmp_path / "teachers", compiled=False)
+    assert set(seen) == set(method.ranks)
+    for name, weight in seen.items():
+        assert torch.linalg.matrix_rank(weight.flatten(1), rtol=1e-5) == method.ranks[name]
+
+
+def test_slim_networks_are_the_zoos_at_whole_widths():
+    from cifar10.methods.narrow import slim
+
+    model = slim(14, 8.0)
+    assert [p.shape for p in model.parameters()] == [
+        p.shape for p in CifarResNet(14, width=8).parameters()
+    ]
+
+
+def test_depth_of_the_pretrained_network_is_kept_by_narrowing():
+    job = job_of("narrow", dense=CifarResNet(14))
+    model = method_of(job).begin(job)
+    assert len(model.layer1) == 2
+    assert 0.35 < share_of(job, model) <= 0.4
+
+
+@pytest.mark.parametrize("use", PACKAGES)
+def test_a_missing_package_is_named_in_one_sentence(use, monkeypatch):
+    from cifar10.methods import METHODS
+
+    for name in [*sys.modules]:
+        if name.split(".")[0] == PACKAGES[use]:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision", None) if use == "aimet" else None
+
+    class Nowhere:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == PACKAGES[use]:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Nowhere(), *sys.meta_path])
+    job = job_of(use)
+    with pytest.raises(MissingExtraError, match="which is not installed") as caught:
+        METHODS[use](**job.experiment.options).begin(job)
+    assert os.linesep not in str(caught.value)
+
+
+def test_every_method_of_the_plan_is_made_by_its_settings():
+    from cifar10.methods import METHODS
+    from cifar10.plan import experiments
+
+    rows = experiments()
+    assert {row.use for row in rows} <= set(METHODS)
+    for row in rows:
+        METHODS[row.use](**row.options)
+
+
+def test_memory_counts_weights_thrice_and_what_is_saved_once():
+    from cifar10.cost import Form, Runner
+
+    model = torch.nn.Linear(4, 3)
+    x, labels = torch.randn(5, 4), torch.zeros(5, dtype=torch.long)
+    runner = Runner(Form(model, 1.0), (x, labels))
+    weights, log_probabilities = 3 * 15 * 4, 5 * 3 * 4
+    rest = runner.memory() - weights - log_probabilities
+    assert 0 <= rest <= 5 * 8 + 2 * 4  # the labels, and scalars of the loss
+    doubled = Runner(Form(model, 1.0, lambda m: m.weight.exp().sum()), (x, labels))
+    assert doubled.memory() - runner.memory() == model.weight.numel() * 4
+
+
+def test_forms_of_a_step_hold_what_their_names_say():
+    from cifar10.cost import forms
+
+    example = torch.zeros(1, 3, SIDE, SIDE)
+    dense = load_model("resnet8").eval()
+    whole = lorank.cost(dense, example).macs
+    found = forms(dense, example)
+    for form in found.values():
+        share = lorank.cost(form.model.eval(), example).macs / whole
+        assert share <= form.share + 1e-6
+        assert share > form.share - 0.03
+    thin = [
+        m.contraction for m in found["two convolutions, 100%"].model.modules() if hasattr(m, "S")
+    ]
+    assert thin
+    assert set(thin) == {"thin"}

@@ -132,16 +132,27 @@ def test_what_cannot_be_used_is_said_in_one_sentence(run, scan, refused, tmp_pat
     assert "no device" in refused("slice", "predict", folder, path, "--device", "moon")
     assert "unknown decision" in refused("slice", "predict", folder, "synthetic:1", "--rule", "x")
     assert "there is none at" in refused("slice", "predict", tmp_path, path)
+    words = ("slice", "predict", folder, "synthetic:1", "--axes", "RAS")
+    assert "leave --spacing, --axes and --series out" in refused(*words)
     out = ("--out", tmp_path / "b")
     assert "there is no file" in refused("slice", "train", tmp_path / "t.csv", *out)
     assert "unknown model" in refused("slice", "train", "synthetic:4", "--backbone", "n", *out)
+    assert "found nan" in refused("slice", "train", "synthetic:4", "--lr", "nan", *out)
+    assert "found 1.5" in refused("slice", "train", "synthetic:4", "--macs", "1.5", *out)
     assert "even number" in refused("slice", "train", "synthetic:4", "--rows", 33, *out)
 
 
 def test_another_view_in_a_run_s_folder_is_refused(run, refused):
     folder, _, command = run
     words = [str(word) for word in command]
-    words[words.index("--lr") if "--lr" in words else words.index("--epochs") + 1] = "2"
-    assert "another" in refused(*words)
+    for option, value, says in (
+        ("--epochs", "2", "another recipe"),
+        ("--rows", "72", "another view"),
+        ("--columns", "14", "another view"),
+        ("--windows", "5", "another windows"),
+    ):
+        changed = list(words)
+        changed[words.index(option) + 1] = value
+        assert says in refused(*changed)
     held = json.loads((folder / "finder.json").read_text())
     assert held["info"]["view"]["rows"] == 64

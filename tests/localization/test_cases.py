@@ -35,14 +35,35 @@ def test_a_table_of_scans_is_read(three):
         assert case.projection.slice_at(case.target) == int(read_table(three)[i].slice)
 
 
-def test_a_scan_stays_on_its_side_when_the_table_grows(three):
-    rows = [row.scan.name for row in read_table(three)]
-    small = room._with_splits(read_table(three), 0.4, 0)
-    more = [room.Row(small[0].scan.with_name(f"new{i}.npy"), 1.0) for i in range(7)]
-    grown = {r.scan.name: r.split for r in room._with_splits(read_table(three) + more, 0.4, 0)}
-    order = sorted(grown, key=lambda name: room._drawn(name, 0))
-    assert [grown[n] for n in order] == ["valid"] * 4 + ["train"] * 6
-    assert set(rows) <= grown.keys()
+def test_a_scan_stays_on_its_side_when_the_table_grows(tmp_path):
+    lines = [f"{i}/scan.npy,1" for i in range(400)]  # one file name, as archives have it
+    few, many = (
+        room._with_splits(read_table(table(tmp_path, lines[:n], "scan,slice")), 0.2, 0)
+        for n in (40, 400)
+    )
+    assert [row.split for row in few] == [row.split for row in many][:40]
+    aside = [i for i, row in enumerate(many) if row.split == "valid"]
+    assert abs(len(aside) - 80) < 4 * np.sqrt(400 * 0.2 * 0.8)
+    assert abs(np.mean(aside) - 199.5) < 4 * 400 / np.sqrt(12 * len(aside))  # not the first ones
+
+
+def test_two_series_of_one_folder_are_two_scans(tmp_path):
+    lines = ["s,1,1.2.3", "s,2,1.2.4"]
+    assert len(read_table(table(tmp_path, lines, "scan,slice,series"))) == 2
+    with pytest.raises(LorankError, match="found s 2 times"):
+        read_table(table(tmp_path, [*lines, "s,3,1.2.4"], "scan,slice,series"))
+
+
+def test_a_slice_that_was_written_anew_is_noticed(tmp_path):
+    (tmp_path / "s").mkdir()
+    slices = [tmp_path / "s" / name for name in "ab"]
+    for path in slices:
+        path.write_bytes(b"one")
+    row = room.Row(tmp_path / "s", 1.0)
+    before = room._stamp(row)
+    assert room._stamp(row) == before
+    slices[0].write_bytes(b"another")
+    assert room._stamp(row) != before
 
 
 def test_projections_are_read_from_the_cache(three, tmp_path, monkeypatch):
@@ -77,7 +98,7 @@ def test_projections_are_read_from_the_cache(three, tmp_path, monkeypatch):
         ("scan,slice", ["a.npy,L3"], "line 2: a slice is a number"),
         ("scan,slice", ["a.npy,nan"], "a scan and its slice are needed"),
         ("scan,slice", ["a.npy,1,2"], "more cells than names"),
-        ("scan,slice", ["a.npy,1", "a.npy,2"], "found a.npy twice"),
+        ("scan,slice", ["a.npy,1", "a.npy,2"], "found a.npy 2 times"),
         ("scan,slice,split", ["a.npy,1,training"], "a split is train, valid or test"),
         ("scan,slice,split", ["a.npy,1,train", "b.npy,1,"], "of every scan or of none"),
         ("scan,slice,spacing", ["a.npy,1,1x2xc"], "a spacing is such as"),

@@ -13,6 +13,7 @@ from lorank.localization import (
     Confidence,
     Projection,
     View,
+    Volume,
     fit_confidence,
     load_finder,
     new_finder,
@@ -75,6 +76,13 @@ def test_a_scan_that_does_not_suit_is_refused():
     wide = Projection(np.zeros((99, 17), np.float32), 1.0, 99, 1.0, True)
     with pytest.raises(LorankError, match=r"takes 16 columns .* found 17"):
         finder.locate(wide)
+
+
+@pytest.mark.parametrize("value", [-1000, 3000])
+def test_a_scan_that_shows_nothing_is_refused(value):
+    empty = Volume(np.full((4, 200, 60), value, np.int16), (1, 1, 1), "ARS")
+    with pytest.raises(LorankError, match="the projection is empty"):
+        oracle().locate(empty)
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -144,6 +152,34 @@ def test_a_function_that_only_a_file_names_is_not_called(tmp_path, mine):
     assert (
         load_finder(tmp_path / "a.safetensors", backbone="mine:net").backbone["spec"] == "mine:net"
     )
+
+
+def test_words_that_only_a_file_has_are_not_passed_on(tmp_path, monkeypatch):
+    made, path = [], tmp_path / "a.safetensors"
+
+    def create_model(name, checkpoint_path="", **options):
+        made.append(checkpoint_path)
+        return nn.Sequential(nn.Flatten(), nn.Linear(32 * 16, 1))
+
+    timm = types.ModuleType("timm")
+    timm.create_model = create_model
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    new_finder("timm:net", VIEW, checkpoint_path="mine.pth").save(path)
+    with pytest.raises(LorankError, match="options that are no numbers, checkpoint_path"):
+        load_finder(path)
+    assert made == ["mine.pth"]
+    load_finder(path, backbone="timm:net")
+    assert len(made) == 2
+    new_finder("timm:net", VIEW, width=4).save(path)
+    load_finder(path)
+    new_finder("timm:hub:a/net", VIEW).save(path)
+    with pytest.raises(LorankError, match="name it to have it called"):
+        load_finder(path)
+
+
+def test_options_that_cannot_be_kept_are_refused_before_training():
+    with pytest.raises(LorankError, match="values that JSON holds"):
+        new_finder("offset_net", VIEW, width=np.int64(4))
 
 
 def test_a_backbone_of_three_channels_and_a_thousand_classes_is_adapted(mine):

@@ -6,7 +6,7 @@ import pytest
 from scans import affine, write_nifti, write_series
 
 from lorank.errors import LorankError, MissingExtraError
-from lorank.localization import Volume, read_volume, synthetic_volume
+from lorank.localization import View, Volume, project, read_volume, synthetic_volume
 from lorank.localization.scaling import scaled
 
 nibabel = pytest.importorskip("nibabel", reason="NIfTI needs the extra 'scan'")
@@ -40,8 +40,11 @@ def test_scale_factors_of_a_nifti_header_count(tmp_path):
 
 def test_metres_become_millimetres(tmp_path):
     scan = small()
-    thin = Volume(scan.values, (0.0025, 0.00075, 0.0005), "SPL")
-    found = read_volume(write_nifti(thin, tmp_path / "a.nii", unit="meter"))
+    metres = affine(scan) @ np.diag([1e-3, 1e-3, 1e-3, 1])
+    image = nibabel.Nifti1Image(scan.values, metres)
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "a.nii")
+    found = read_volume(tmp_path / "a.nii")
     assert found.spacing == pytest.approx(scan.spacing, rel=1e-6)
 
 
@@ -68,6 +71,33 @@ def test_a_nifti_file_without_spacing_is_refused(tmp_path):
     blank(write_nifti(small(), tmp_path / "a.nii"), FORMS, LENGTHS)
     with pytest.raises(LorankError, match="millimetres from voxel to voxel"):
         read_volume(tmp_path / "a.nii", axes="SPL")
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+def test_an_affine_without_an_axis_is_refused(tmp_path, bad):
+    path = write_nifti(small("RAS"), tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[296:328] = np.array([0, bad, 0, 0, 0, 0, 1, 0], "<f4").tobytes()  # srow_y, srow_z
+    path.write_bytes(content)
+    with pytest.raises(LorankError, match="an axis of its affine has length 0 or NaN"):
+        read_volume(path)
+
+
+def test_letters_for_a_nifti_file_that_has_its_own_are_refused(tmp_path):
+    with pytest.raises(LorankError, match="states its own orientation"):
+        read_volume(write_nifti(small(), tmp_path / "a.nii"), axes="LPI")
+
+
+def test_an_unknown_unit_is_refused(tmp_path):
+    with pytest.raises(LorankError, match="no unit of length that NIfTI knows, found code 7"):
+        read_volume(write_nifti(small(), tmp_path / "a.nii", xyzt_units=7))
+
+
+@pytest.mark.parametrize("kind", [[("R", "u1"), ("G", "u1"), ("B", "u1")], np.complex64])
+def test_colours_and_complex_numbers_are_refused(tmp_path, kind):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), kind), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(LorankError, match="must hold real numbers"):
+        read_volume(tmp_path / "a.nii")
 
 
 def test_an_oblique_volume_is_refused(tmp_path):
@@ -113,8 +143,6 @@ def test_a_series_is_sorted_and_rescaled(tmp_path, slope):
 
 
 def test_nifti_and_dicom_of_one_scan_lead_to_one_projection(tmp_path):
-    from lorank.localization import project
-
     scan, _ = synthetic_volume(2, height=2.5)
     a = project(read_volume(write_nifti(scan, tmp_path / "a.nii.gz")))
     b = project(read_volume(write_series(scan, tmp_path / "s")))
@@ -122,12 +150,58 @@ def test_nifti_and_dicom_of_one_scan_lead_to_one_projection(tmp_path):
     assert a.slice_at(100) == b.slice_at(100)
 
 
-def test_feet_first_slices_keep_their_letters(tmp_path):
-    def flip(header, number):
-        header.ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
+@pytest.mark.parametrize("right", [1, -1])
+@pytest.mark.parametrize("front", [1, -1])
+def test_axial_slices_run_from_the_feet_to_the_head_however_they_lie(tmp_path, right, front):
+    def turn(header, number):
+        header.ImageOrientationPatient = [right, 0, 0, 0, front, 0]
 
-    found = read_volume(write_series(small(), tmp_path / "s", change=flip))
-    assert found.axes == "IPR" and found.count == 6
+    found = read_volume(write_series(small(), tmp_path / "s", change=turn))
+    assert found.axes == "S" + "AP"[front > 0] + "RL"[right > 0]
+    assert np.array_equal(found.values, small().values)
+    heights = [
+        float(pydicom.dcmread(tmp_path / "s" / name).ImagePositionPatient[2])
+        for name in found.slices
+    ]
+    assert heights == sorted(heights)
+
+
+PLANES = {"axial": ("X", "Y"), "coronal": ("X", "-Z"), "sagittal": ("Y", "-Z"), "odd": ("-Z", "-X")}
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_point_of_the_patient_is_where_it_was(tmp_path, plane):
+    """A bright voxel, its place in the patient by the formula of DICOM, and in the projection."""
+    unit = {"X": (1, 0, 0), "Y": (0, 1, 0), "Z": (0, 0, 1), "-Z": (0, 0, -1), "-X": (-1, 0, 0)}
+    along, down = (np.array(unit[name]) for name in PLANES[plane])
+    step = np.cross(along, down)
+    values = np.full((9, 11, 13), -1000, np.int16)
+    values[2, 7, 3] = 1500
+    scan = Volume(values, (2.5, 2.0, 1.5), "SPL")
+
+    def place(header, number):
+        header.ImageOrientationPatient = [*map(int, along), *map(int, down)]
+        header.ImagePositionPatient = [float(v) for v in 2.5 * number * step]
+
+    found = read_volume(write_series(scan, tmp_path / "s", change=place))
+    corners = [
+        2.5 * k * step + 2.0 * j * down + 1.5 * i * along
+        for k in (0, 8)
+        for j in (0, 10)
+        for i in (0, 12)
+    ]
+    point = 2.5 * 2 * step + 2.0 * 7 * down + 1.5 * 3 * along
+    middle, head = np.mean(corners, axis=0), np.max(corners, axis=0)[2]
+    for name, side in (("frontal", 0), ("lateral", 1)):  # columns grow to the left, or the back
+        view = View(plane=name, row_mm=0.5, column_mm=0.5, columns=81, low=-1000)
+        image = project(found, view)
+        row, column = np.unravel_index(image.image.argmax(), image.image.shape)
+        assert row * 0.5 == pytest.approx(head - point[2])
+        assert (column - 40) * 0.5 == pytest.approx(point[side] - middle[side])
+        below = found.along("I" + found.axes.translate(str.maketrans("", "", "SI")))[0]
+        down_at = int(below.max((1, 2)).argmax())
+        number = down_at if "I" in found.axes else found.count - 1 - down_at
+        assert image.slice_at(float(row)) == number
 
 
 def test_two_series_are_refused_until_one_is_named(tmp_path):
@@ -172,6 +246,10 @@ def only(number, **changes):
         ({"ImagePositionPatient": [-100, -80, 10]}, "two at one place"),
         ({"ImagePositionPatient": [-100, -80, 300]}, "is a slice missing"),
         ({"PixelData": b"\0\0"}, "cannot be read"),
+        ({"RescaleSlope": None}, "states no RescaleSlope"),
+        ({"RescaleIntercept": None}, "states no RescaleIntercept"),
+        ({"RescaleSlope": 0}, "a slope is not 0"),
+        ({"Columns": None}, "states no Columns"),
     ],
 )
 def test_a_series_that_is_no_volume_is_refused(tmp_path, changes, says):
@@ -187,17 +265,62 @@ def test_a_missing_slice_is_seen(tmp_path):
         read_volume(folder)
 
 
-def test_a_truncated_slice_is_refused(tmp_path):
+@pytest.mark.parametrize("scale", [2, 0])
+def test_a_plane_of_no_unit_vectors_is_refused(tmp_path, scale):
+    def change(header, number):
+        header.ImageOrientationPatient = [scale, 0, 0, 0, scale, 0]
+
+    with pytest.raises(LorankError, match="two unit vectors at a right angle"):
+        read_volume(write_series(small(), tmp_path / "s", change=change))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_a_truncated_slice_is_refused_wherever_it_breaks_off(tmp_path):
+    """The uppermost slice: without it the others are a series, and slices would miscount."""
     folder = write_series(small(), tmp_path / "s")
-    path = sorted(folder.iterdir())[2]
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(LorankError, match=rf"{path.name} cannot be read"):
+    path = next(
+        p for p in folder.iterdir() if pydicom.dcmread(p).ImagePositionPatient[2] == 10 + 5 * 2.5
+    )
+    content = path.read_bytes()
+    for length in (*range(0, len(content), 7), len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(LorankError, match=path.name):
+            read_volume(folder)
+
+
+def test_packed_pixels_that_cannot_be_unpacked_name_their_packing(tmp_path):
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import JPEG2000Lossless, RLELossless
+
+    def packed(header, number):
+        header.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        header.PixelData = encapsulate([b"no picture"])
+        header["PixelData"].is_undefined_length = True
+
+    with pytest.raises(LorankError, match=r"packed \(JPEG 2000 .*plugin"):
+        read_volume(write_series(small(), tmp_path / "a", change=packed))
+    folder = write_series(small(), tmp_path / "b", change=lambda h, _: h.compress(RLELossless))
+    assert np.array_equal(read_volume(folder).values, small().values)
+
+
+def test_a_series_is_read_beside_pictures_of_another_kind(tmp_path):
+    def report(header, number):
+        header.Modality = "OT"
+        del header.ImagePositionPatient, header.PixelSpacing
+
+    folder = write_series(small(), tmp_path / "s")
+    write_series(small(), folder, uid="9.9", change=report)
+    with pytest.raises(LorankError, match="one series, found 2"):
         read_volume(folder)
+    assert read_volume(folder, series="1.2.3").count == 6
+    with pytest.raises(LorankError, match="found modality 'OT'"):
+        read_volume(folder, series="9.9")
 
 
 def test_other_files_in_the_folder_are_left_out(tmp_path):
     folder = write_series(small(), tmp_path / "s")
     (folder / "notes.txt").write_text("of the radiologist")
+    (folder / "._1.dcm").write_text("of another file system")
     assert read_volume(folder).count == 6
     (tmp_path / "empty").mkdir()
     with pytest.raises(LorankError, match="no DICOM file"):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -60,6 +61,46 @@ def test_a_run_that_was_stopped_ends_at_the_same_network(run, cases, tmp_path, m
     again, _ = train_finder(start(), cases, tmp_path, PLAN, per_scan=8, step=4, quiet=True)
     wanted = run[1].network.state_dict()
     assert all(torch.equal(v, wanted[k]) for k, v in again.network.state_dict().items())
+
+
+def test_a_run_of_other_scans_or_another_view_is_not_gone_on_with(run, cases):
+    folder, before = run[0], (run[0] / "finder.safetensors").read_bytes()
+    tall = new_finder("offset_net", View(rows=72, columns=12, column_mm=10.0), width=4)
+    with pytest.raises(LorankError, match="of another view and backbone"):
+        train_finder(tall, cases, folder, PLAN, per_scan=8, quiet=True)
+    moved = [case._replace(target=case.target + 1) for case in cases]
+    for other, windows in ((moved, 8), (cases[1:], 8), (cases, 7)):
+        with pytest.raises(LorankError, match="holds a run of another windows"):
+            train_finder(start(), other, folder, PLAN, per_scan=windows, quiet=True)
+    assert (folder / "finder.safetensors").read_bytes() == before
+
+
+def test_a_run_begun_anew_has_no_finder_until_it_ends(run, cases, tmp_path, monkeypatch):
+    from lorank.training import run as engine
+
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "train_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_finder(start(), cases, tmp_path, PLAN, per_scan=8, fresh=True, quiet=True)
+    with pytest.raises(LorankError, match="there is none at"):
+        load_finder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"lr": float("nan")}, "lr: Input should be greater than 0, found nan"),
+        ({"epochs": -1}, "epochs: Input should be"),
+        *(({"macs": macs}, "MACs to keep are a share") for macs in (0, 1.5, float("nan"), True)),
+    ],
+)
+def test_a_recipe_is_checked_before_training(change, says):
+    with pytest.raises(LorankError, match=says):
+        recipe(**change)
 
 
 def test_training_lowers_the_error(run, cases):

@@ -85,7 +85,7 @@ def test_a_volume_without_spacing_is_refused(spacing):
         Volume(np.zeros((2, 2, 2)), spacing, "RAS")
 
 
-@pytest.mark.parametrize("spacing", [(1000, 1000, 3000), (0.001, 0.001, 60)])
+@pytest.mark.parametrize("spacing", [(1000, 1000, 3000), (0.0008, 1, 1), (1, 1, 1e-9)])
 def test_another_unit_is_refused(spacing):
     with pytest.raises(LorankError, match="at most 50"):
         Volume(np.zeros((2, 2, 2)), spacing, "RAS")
@@ -125,6 +125,9 @@ def test_voxels_that_are_no_numbers_are_refused(bad):
         ({"rows": 7}, "even number of rows"),
         ({"low": 5, "high": 5}, "low lies below"),
         ({"columns": 0}, "at least 1 column"),
+        ({"column_mm": float("inf")}, "above 0 mm and finite"),
+        ({"row_mm": float("nan")}, "above 0 mm and finite"),
+        ({"high": float("inf")}, "both finite"),
     ],
 )
 def test_a_view_is_checked(change, says):

@@ -61,6 +61,13 @@ def test_a_scan_without_windows_is_refused(target, rows, says):
         Windows([ramp(rows)], [target], VIEW)
 
 
+def test_windows_that_show_nothing_are_refused():
+    image = ramp()
+    image.image[40:75] = 0  # rows that were padded with air
+    with pytest.raises(LorankError, match="the one about row 56 is empty: is the slice right"):
+        Windows([image], [58.0], VIEW)
+
+
 def test_no_scan_and_no_target_are_refused():
     for scans, targets in (([], []), ([ramp()], [])):
         with pytest.raises(LorankError, match="one target each"):

@@ -51,7 +51,8 @@ def structured(
     unlabelled: Annotated[
         bool,
         typer.Option(
-            "--unlabelled", help="Give the tasks the other training samples, unpaired, too."
+            "--unlabelled",
+            help="Give tasks the other training samples, unpaired, and scales their labels, too.",
         ),
     ] = False,
     seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each arm.")] = 3,

@@ -70,7 +70,8 @@ def recipe(
         >>> [stage.name for stage in recipe().stages], [s.name for s in recipe(macs=None).stages]
         (['dense', 'cut', 'tune'], ['dense'])
     """
-    share, count = isinstance(macs, float) and 0 < macs <= 1, isinstance(macs, int) and macs >= 1
+    share = isinstance(macs, float) and 0 < macs <= 1
+    count = isinstance(macs, int) and not isinstance(macs, bool) and macs >= 1
     if macs is not None and not share and not count:
         raise LorankError(
             f"MACs to keep are a share, a float in (0, 1], a count of at least 1 or none: found "

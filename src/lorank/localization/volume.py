@@ -11,8 +11,8 @@ from lorank.errors import LorankError
 PAIRS = ("RL", "AP", "SI")
 """Right and left, anterior and posterior, superior (head) and inferior: the two ends of an axis."""
 
-LONGEST = 50.0
-"""Millimetres: a larger voxel is a wrong unit."""
+SHORTEST, LONGEST = 0.01, 50.0
+"""Millimetres: a smaller or a larger voxel is a wrong unit."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Volume:
             the order of that axis; or none.
 
     Raises:
-        LorankError: if the array has not three axes or is empty, a spacing is missing, not
-            positive or not in millimetres, or the letters are not one of each pair.
+        LorankError: if the array has not three axes or is empty, a spacing is missing or not in
+            millimetres (0.01 to 50), or the letters are not one of each pair.
 
     Example:
         >>> scan = Volume(np.zeros((4, 4, 9), np.int16), (1, 1, 2.5), "RAS")
@@ -140,7 +140,7 @@ def checked_spacing(spacing: Any, name: str) -> tuple[float, float, float]:
     """Give three positive lengths, and refuse what is no spacing.
 
     Raises:
-        LorankError: if there are not three, or one is not positive or above 50 mm.
+        LorankError: if there are not three, or one is below 0.01 mm or above 50 mm.
 
     Example:
         >>> checked_spacing([1, 1, 2.5], "scan")
@@ -150,10 +150,10 @@ def checked_spacing(spacing: Any, name: str) -> tuple[float, float, float]:
         found = tuple(float(value) for value in spacing)
     except (TypeError, ValueError):
         found = ()
-    if len(found) != 3 or not all(0 < value <= LONGEST for value in found):
+    if len(found) != 3 or not all(SHORTEST <= value <= LONGEST for value in found):
         raise LorankError(
             f"{name}: a scan needs the millimetres from voxel to voxel along its three axes, each "
-            f"above 0 and at most {LONGEST:g}, found {told(spacing)}"
+            f"at least {SHORTEST:g} and at most {LONGEST:g}, found {told(spacing)}"
         )
     return found[0], found[1], found[2]
 

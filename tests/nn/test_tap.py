@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import lorank
 from lorank.errors import LorankError
@@ -159,3 +160,61 @@ def test_the_network_inside_distributed_data_parallel(tmp_path):
         assert wrapped.module[0].weight.grad is not None
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_it_is_opened_once_at_a_time():
+    """An inner exit would take the outer one's hooks, and leave it with an old batch."""
+    model, x = network(), torch.randn(2, 6)
+    tap = Tap(model, "0")
+    with tap:
+        with pytest.raises(LorankError, match="open already"), tap:
+            pass
+        model(x)
+    assert torch.equal(tap.value, model[0](x)) and hooks(model) == 0
+    with tap, Tap(model, "0", inputs=True) as other:
+        model(2 * x)
+    assert torch.equal(tap.value, model[0](2 * x)) and torch.equal(other.value, 2 * x)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+
+        def forward(self, x):
+            return checkpoint(self.inside, x, use_reentrant=reentrant)
+
+    model = Checkpointed()
+    with Tap(model, "inside.0") as tap:
+        y = model(torch.ones(2, 3, requires_grad=True))
+    assert tap.value.requires_grad is not reentrant  # as the docstring says
+    if not reentrant:
+        (y.sum() * 0 + tap.value.square().sum()).backward()
+        assert model.inside[0].weight.grad.any()
+
+
+def test_an_error_on_the_way_leaves_nothing_of_the_batch_before():
+    model = Skips()
+    with Tap(model, "second") as tap:
+        model(torch.ones(1, 3))
+        with pytest.raises(RuntimeError):
+            model(torch.ones(1, 2))
+        with pytest.raises(LorankError, match="'second' has not run"):
+            tap["second"]
+
+
+def test_what_cannot_be_flattened_or_read():
+    model = network()
+    with Tap(model, "0", flatten=True) as tap:
+        model(torch.ones(6))
+    with pytest.raises(LorankError, match=r"its shape is \(5,\)"):
+        tap["0"]
+    named = nn.Module()
+    named.layer = nn.Linear(3, 3)
+    named.forward = lambda x: named.layer(input=x)
+    with Tap(named, "layer", inputs=True) as tap:
+        named(torch.ones(1, 3))
+    with pytest.raises(LorankError, match=r"first positional argument.*NoneType"):
+        tap["layer"]

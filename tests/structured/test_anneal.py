@@ -39,6 +39,8 @@ def test_exp_without_an_end_never_is_zero():
         ({"end": 0}, "ends after it starts"),
         ({"end": math.inf}, "finite numbers, found end=inf"),
         ({"kind": "exp", "tau": 0.0}, "tau above 0"),
+        ({"end": "5"}, "finite numbers, found end='5'"),
+        ({"end": 5, "v0": None}, "finite numbers, found v0=None"),
     ],
 )
 def test_bad_input(arguments, sentence):
@@ -50,4 +52,7 @@ def test_a_weight_is_a_number_or_a_function():
     assert weight_at(2, 5) == 2.0 and weight_at(lambda t: t / 10, 5) == 0.5
     for bad in (-1.0, math.nan, lambda t: -t):
         with pytest.raises(LorankError, match="finite number of at least 0"):
+            weight_at(bad, 5)
+    for bad in (None, "one", lambda t: None):
+        with pytest.raises(LorankError, match="a weight is a number or gives one"):
             weight_at(bad, 5)

@@ -10,6 +10,7 @@ from lorank.structured.arms import ARMS, FIRST, Arm, modern, perceptron, publish
 from lorank.structured.fit import Plan, fit, held_out
 from lorank.structured.points import landed, point_errors
 
+EPOCHS = 4
 BENT = ("sigmoid", "sigmoid", "tanh", "tanh")
 
 
@@ -23,8 +24,8 @@ def trained(name, seed=0, **more):
     x, y = data()
     torch.manual_seed(seed)
     model = perceptron((8, 16, 12, 3))
-    whole = modern(ARMS[name], model, y, 8, seed=seed)
-    done = fit(whole, x[:40], y[:40], Plan(epochs=8, learning_rate=3e-3), seed=seed, **more)
+    whole = modern(ARMS[name], model, y, EPOCHS, seed=seed)
+    done = fit(whole, x[:40], y[:40], Plan(epochs=EPOCHS, learning_rate=3e-3), seed=seed, **more)
     return model, done
 
 
@@ -32,14 +33,17 @@ def trained(name, seed=0, **more):
 def test_every_arm_learns_and_repeats_itself(name):
     x, _ = data()
     model, done = trained(name, x_only=x[40:] if "in" in ARMS[name].tasks else None)
-    assert done.losses[-1] < done.losses[0] and done.updates == 8 * 3
+    assert done.losses[-1] < done.losses[0] and done.updates == EPOCHS * 3
     again, _ = trained(name, x_only=x[40:] if "in" in ARMS[name].tasks else None)
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
     )
-    other, _ = trained(name, seed=1)
-    assert not torch.equal(model[0].weight, other[0].weight)
     assert not model.training
+
+
+def test_seeds_differ():
+    weights = [trained("sup", seed=seed)[0][0].weight for seed in (0, 1)]
+    assert not torch.equal(*weights)
 
 
 def test_arms_of_one_seed_start_alike():
@@ -58,7 +62,7 @@ def test_arms_of_one_seed_start_alike():
 def test_the_best_weights_on_held_out_pairs_are_kept():
     x, y = data()
     model, done = trained("sup", valid=(x[40:], y[40:]))
-    assert done.best == min(range(8), key=done.valid.__getitem__)
+    assert done.best == min(range(EPOCHS), key=done.valid.__getitem__)
     assert held_out(model, x[40:], y[40:]) == pytest.approx(min(done.valid), rel=1e-6)
 
 
@@ -98,6 +102,9 @@ def test_dropout_stands_in_front():
     [
         (lambda x, y: perceptron((3,)), "inputs and outputs"),
         (lambda x, y: perceptron((3, 3, 3), "relo"), "did you mean 'relu'"),
+        (lambda x, y: perceptron((3, 0, 3)), "units, at least 1, found 0"),
+        (lambda x, y: perceptron((3, 2.5, 3)), "units, at least 1, found 2.5"),
+        (lambda x, y: Plan(learning_rate="fast"), "learning_rate is above 0, found 'fast'"),
         (lambda x, y: modern(Arm(("in", "out")), perceptron((8, 4, 3)), y, 5), "3 linear layers"),
         (lambda x, y: modern(ARMS["scaled sup"], perceptron((8, 3), ("tanh",)), y, 5), "Tanh"),
         (lambda x, y: Plan(epochs=0), "epochs is a whole number"),

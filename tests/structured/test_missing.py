@@ -76,6 +76,9 @@ def test_the_order_is_the_generators():
 def test_labels_alone_and_inputs_alone():
     batches = list(mixed_batches(None, None, 3, x_only=torch.ones(4, 2), y_only=torch.ones(2, 1)))
     assert [len(batch.x) for batch in batches] == [3, 3]
+    x, y = torch.ones(4, 2), torch.ones(2, 1)
+    empty = mixed_batches(x[:0], y[:0], 3, x_only=x, y_only=y)  # pairs, but none of them
+    assert [len(batch.x) for batch in empty] == [3, 3]
 
 
 def test_classes_are_marked():
@@ -89,5 +92,16 @@ def test_bad_input():
         next(mixed_batches(torch.ones(3, 1), torch.ones(2, 1), 2))
     with pytest.raises(LorankError, match="one kind or none"):
         next(mixed_batches(None, None, 2, x_only=torch.ones(3, 1)))
-    with pytest.raises(LorankError, match="size 0"):
-        next(mixed_batches(torch.ones(3, 1), torch.ones(3, 1), 0))
+    x = torch.ones(3, 1)
+    for size in (0, 1.5):
+        with pytest.raises(LorankError, match=f"at least one, found size {size}"):
+            next(mixed_batches(x, x, size))
+    for more in (torch.ones(2, 4), torch.ones(2, 1).double()):
+        with pytest.raises(LorankError, match="inputs of pairs and alone have rows of one kind"):
+            next(mixed_batches(x, x, 2, x_only=more))
+        with pytest.raises(LorankError, match="labels of pairs and alone have rows of one kind"):
+            next(mixed_batches(x, x, 2, y_only=more))
+    with pytest.raises(LorankError, match=r"NaN, which torch\.int64 has not"):
+        next(mixed_batches(x.long(), x, 2, y_only=x))
+    with pytest.raises(LorankError, match="one tensor here, found a tuple"):
+        masked_mse((x, x), x)

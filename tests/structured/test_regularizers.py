@@ -215,6 +215,13 @@ def test_the_tasks_layers_are_looked_at_once():
             Regularizers(model, {"in": InputTask(links)}).loss(batch)
     with pytest.raises(LorankError, match="not what the model runs last"):
         Regularizers(model, {"out": OutputTask(["2"])}).loss(batch)
+    for links in ([model[2], model[3]], ["2", model[3]]):  # layers themselves, too
+        with pytest.raises(LorankError, match="not what the model runs first"):
+            Regularizers(model, {"in": InputTask(links)}).loss(batch)
+    with pytest.raises(LorankError, match="not what the model runs last"):
+        Regularizers(model, {"out": OutputTask([model[2]])}).loss(batch)
+    with pytest.raises(LorankError, match=r"the model's own, and Linear.* is not in it"):
+        Regularizers(model, {"in": InputTask([nn.Linear(8, 6)])}).loss(batch)
     trusted = Regularizers(model, {"in": InputTask(["0", torch.relu, "2"])}, check=False)
     assert set(trusted.loss(batch)[1]) == {"in", "supervised"}
 
@@ -255,6 +262,14 @@ def test_training_and_evaluation_are_left_as_they_were():
         (lambda m: Regularizers(m).loss(torch.ones(2, 8)), r"a pair \(x, y\)"),
         (lambda m: Regularizers(m).loss((None, None)), "found nothing in it"),
         (lambda m: Regularizers(m).loss((torch.ones(2, 8), torch.ones(3, 3))), "found 2 and 3"),
+        (lambda m: Regularizers(m).loss((torch.ones(2, 8).numpy(), None)), "found ndarray"),
+        (lambda m: Regularizers(m, {"n": Tapped("1", lambda h, y: h)}).loss(data()), "'n' is"),
+        (lambda m: alternate(Regularizers(m), torch.ones(3, 2), 0, {"supervised": 0}), "a pair"),
+        (
+            lambda m: alternate(Regularizers(m), (data()[0], data(3)[1]), 0, {"supervised": 0}),
+            "found 10 and 3",
+        ),
+        (lambda m: optimizers_of(Regularizers(m.requires_grad_(False)), list), "are frozen"),
         (lambda m: Regularizers(m).loss(data(), only=["sup"]), "unknown part 'sup'"),
         (lambda m: Regularizers(m, supervised=-1.0).loss(data()), "at least 0, found -1"),
         (lambda m: Regularizers(m).term("in"), "unknown term 'in'"),
@@ -275,3 +290,50 @@ def test_a_tapped_layer_that_never_runs():
     with pytest.raises(LorankError, match="'spare' has not run"):
         whole.loss(data())
     assert isinstance(whole._tap, Tap) and not skipping.spare._forward_hooks
+
+
+def test_layers_are_paths_or_modules_or_both():
+    model, batch = network(), data()
+    one = Regularizers(model, terms()).loss(batch)[1]
+    mixed_up = {
+        "in": InputTask(["0", model[1]], corruption=0),
+        "out": OutputTask([model[4]], code=model[3]),
+    }
+    assert Regularizers(model, mixed_up).loss(batch)[1] == one
+
+
+def test_surgery_after_binding_is_noticed():
+    """The task would go on training a layer that the network no longer has."""
+    whole = Regularizers(network(), terms())
+    whole.loss(data())
+    whole.model[0] = nn.Linear(8, 6)
+    with pytest.raises(LorankError, match="'0' has been replaced since the task was bound"):
+        whole.loss(data())
+
+
+def test_parameters_of_a_penalty_have_names_of_their_own():
+    """A name that another term could have would push that term out."""
+
+    class Learned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.centre = nn.Parameter(torch.zeros(6))
+
+        def forward(self, h, y):
+            return (h - self.centre).square().mean()
+
+    tasks = {"a_": terms()["in"], "a": Tapped("1", Learned())}
+    whole = Regularizers(network(), tasks)
+    total, parts = whole.loss(data())
+    total.backward()
+    assert parts.keys() == {"a", "a_", "supervised"}
+    assert whole.functions["a"].centre.grad.any()
+
+
+@pytest.mark.slow  # for the compiler's import
+def test_compiled_whole():
+    whole = Regularizers(network(), terms() | {"n": Tapped("1", lambda h, y: h.square().mean())})
+    batch = data()
+    expected = whole(*batch)[0]
+    found = torch.compile(whole, backend="eager")(*batch)[0]
+    assert torch.allclose(found, expected)

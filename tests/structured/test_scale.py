@@ -121,6 +121,10 @@ def test_random_directions_are_the_generators():
         (nn.Linear(8, 5), labels(), r"gives 5 outputs, and labels have shape \(400, 6\)"),
         (nn.Linear(8, 6), torch.full((9, 6), NAN), "at least two .* found 0 of 9"),
         (nn.Linear(8, 6), torch.ones(9, 6), "all the same"),
+        (nn.Linear(8, 6), labels()[:1], "at least two .* found 1 of 1"),
+        (nn.Linear(8, 6), labels().numpy(), "are a tensor .* found ndarray"),
+        (nn.Linear(8, 6).half(), labels() * 1e6, "beyond the range of a layer in torch.float16"),
+        (lorank.fold(lorank.decompose(nn.Linear(8, 6), {"": 1})), labels(), "in SVD form.* Pair"),
         (nn.Linear(8, 6), labels().fill_(float("inf")), "infinite"),
         (nn.Linear(8, 1), torch.ones(9, 1, dtype=torch.long), "numbers"),
     ],
@@ -137,3 +141,25 @@ def test_unknown_directions_and_zeros():
     nn.init.zeros_(layer.weight)
     with pytest.raises(LorankError, match="zeros keeps no directions"):
         label_scale_(layer, labels(), "keep")
+
+
+def test_the_scale_is_found_in_many_rows_and_beside_large_outputs():
+    """What counts as rounding must not grow with the rows, nor with a constant output."""
+    Y = 100 + torch.randn(100_000, 2)
+    assert torch.allclose(label_statistics(Y).deviations, torch.ones(2), rtol=0.02)
+    beside = torch.cat([1e-3 * Y[:50], torch.full((50, 1), 1e6)], 1)
+    found = label_statistics(beside)
+    assert torch.allclose(found.deviations, deviations(beside.double(), 2).float(), rtol=1e-3)
+    assert not found.directions[2].any()
+
+
+@pytest.mark.parametrize("directions", ["random", "pca", "keep", "zero"])
+@pytest.mark.parametrize("low", [False, True])
+def test_half_precision(directions, low):
+    Y, layer = labels().float(), nn.Linear(8, 6)
+    layer = (lorank.decompose(layer, {"": 2}) if low else layer).half()
+    label_scale_(layer, Y, directions)
+    assert torch.equal(layer.bias, Y.mean(0).half())
+    kept = Y.var(0).sum() if not low else label_statistics(Y, 2).deviations.square().sum()
+    wanted = 0.0 if directions == "zero" else float(kept.sqrt())
+    assert layer.weight.detach().float().norm().item() == pytest.approx(wanted, rel=0.01, abs=0.1)

@@ -120,6 +120,50 @@ def test_convolutions_go_back_too():
         assert all(p.grad is not None for p in task.touched())
 
 
+def test_steps_after_the_last_linear_layer():
+    model, x = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten()), torch.randn(4, 2, 7, 8)
+    with_it, without = (InputTask([*model][:n], corruption=0) for n in (3, 2))
+    assert torch.equal(with_it(x), without(x))
+    with pytest.raises(LorankError, match="MaxPool2d changes the shape"):
+        InputTask([*[*model][:2], nn.MaxPool2d(2)])(x)
+
+
+def test_a_sequence_stands_for_what_is_in_it():
+    """As one step it would be run on the way forth, and left out on the way back."""
+    model, x = network(), torch.randn(7, 8).double()
+    block = nn.Sequential(model[0], nn.Sequential(model[1], model[2]), model[3])
+    one, other = (InputTask(links, corruption=0) for links in ([block], [*model][:4]))
+    assert torch.equal(one(x), other(x)) and len(one.chain.layers) == 2
+
+
+def test_an_activation_with_a_parameter_stays_on_the_way_back():
+    model = nn.Sequential(nn.Linear(8, 6), nn.PReLU(init=0.1), nn.Linear(6, 5)).double()
+    x = torch.randn(7, 8).double()
+    back = model[1](model(x) @ model[2].weight) @ model[0].weight
+    assert torch.allclose(InputTask([*model], corruption=0)(x), (back - x).square().mean())
+
+
+def test_labels_of_another_precision():
+    model, y = network(torch.float32), torch.randn(7, 3)
+    task = OutputTask(["6"]).bind(model)
+    assert torch.allclose(task(y.double()).float(), task(y))
+
+
+def test_one_row_with_a_centred_code():
+    """Its code is zero, and what comes back are the biases."""
+    model, x = network(), torch.randn(1, 8).double()
+    task = InputTask(["0", "1"], corruption=0, centre=True).bind(model)
+    assert torch.allclose(task(x), x.square().mean())
+
+
+def test_frozen_layers_stay():
+    model, x = network(), torch.randn(7, 8).double()
+    model.requires_grad_(False)
+    task = InputTask(["0", "1"]).bind(model)
+    task(x).backward()
+    assert task.biases[0].grad.any() and model[0].weight.grad is None
+
+
 def test_corruption_is_the_generators_and_only_in_training():
     model, x = network(), torch.ones(50, 8).double()
 
@@ -185,6 +229,11 @@ def test_autocast_sums_in_float32():
         (lambda m: InputTask([m[0]], scale="total"), "unknown scale 'total'"),
         (lambda m: InputTask([m[0]], corruption=1.0), "below 1, found 1.0"),
         (lambda m: InputTask([m[0]], decay=-1.0), "decay is at least 0"),
+        (lambda m: InputTask([m[0]], decay=NAN), "decay is at least 0"),
+        (lambda m: OutputTask([m[6]], noise=NAN), "noise is a standard deviation"),
+        (lambda m: OutputTask([m[6]])(torch.ones(2, 3).long()), "labels that are floating-point"),
+        (lambda m: InputTask([m[0]])(torch.ones(2, 8).long()), "inputs that are floating-point"),
+        (lambda m: InputTask([nn.TransformerEncoderLayer(8, 2)]), "has several inside"),
         (lambda m: OutputTask([m[6]], noise=-1.0), "noise is a standard deviation"),
         (lambda m: InputTask([nn.Conv2d(1, 1, 3)], tied=False), "for linear layers"),
     ],

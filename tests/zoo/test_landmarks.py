@@ -67,6 +67,9 @@ def test_sets_and_what_is_missing(tmp_path):
         {"points": np.zeros((3, 5, 2), np.float32)},
         {"points": np.full((3, 68, 2), np.nan, np.float32)},
         {"box": np.zeros((3, 4), np.float32)},
+        {"images": np.full((3, 50, 50), np.nan)},
+        {"images": np.full((3, 50, 50), "a")},
+        {"images": np.array(5)},
     ],
 )
 def test_arrays_that_are_no_faces(tmp_path, changed):
@@ -79,9 +82,18 @@ def test_a_pickle_is_not_loaded(tmp_path):
     np.savez(path, images=np.array([{}], dtype=object), points=1, box=1)
     with pytest.raises(LorankError, match="no file of faces"):
         read_faces(path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(LorankError, match="no file of faces"):
-        read_faces(path)
+    whole = written(tmp_path)[0].read_bytes()
+    for damaged in (b"nothing", b"", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(LorankError, match="no file of faces"):
+            read_faces(path)
+
+
+def test_pixels_of_any_range_are_stretched(tmp_path):
+    fractions = arrays()[0]["images"] / 1000
+    flat = np.zeros((1, 50, 50))
+    faces = read_faces(written(tmp_path, images=np.concatenate([fractions[:2], flat]))[0])
+    assert faces.x.amin(1).tolist() == [0, 0, 0] and faces.x.amax(1).tolist() == [1, 1, 0]
 
 
 @real

@@ -1,14 +1,13 @@
 """The published form: one update for each task in turn, each with an optimizer of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lorank.errors import LorankError, unknown
-from lorank.structured.missing import Batch, labelled, present
-from lorank.structured.regularizers import SUPERVISED, Regularizers, Tapped
+from lorank.structured.regularizers import SUPERVISED, Regularizers, Tapped, pair, rows_of
 
 LAST = ("weighted", "supervised")
 
@@ -25,6 +24,9 @@ def optimizers_of(
     Returns:
         Name of the part → optimizer; ``"supervised"`` is the one over everything.
 
+    Raises:
+        LorankError: if a part has nothing that is trained.
+
     Example:
         >>> from lorank.structured import InputTask, alternate
         >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -32,14 +34,12 @@ def optimizers_of(
         >>> sorted(optimizers_of(whole, lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)))
         ['in', 'supervised']
     """
-    found = {SUPERVISED: make(_trained(regularizers.parameters()))}
+    parts = {SUPERVISED: regularizers.parameters()}
     for name in regularizers.names:
         term = regularizers.term(name)
-        if not isinstance(term, Tapped):
-            found[name] = make(_trained(term.touched()))
-        else:
-            found[name] = make(_trained(regularizers.parameters()))
-    return found
+        everything = isinstance(term, Tapped)
+        parts[name] = regularizers.parameters() if everything else term.touched()
+    return {name: make(_trained(name, parameters)) for name, parameters in parts.items()}
 
 
 def alternate(
@@ -70,7 +70,7 @@ def alternate(
         The parts without their weights, for a log.
 
     Raises:
-        LorankError: if an optimizer is missing, or ``last`` is unknown.
+        LorankError: if an optimizer is missing, ``last`` is unknown, or the batch is none.
 
     Source: the training loop of Belharbi et al., Neurocomputing 2018; the coupled form of ESANN
     2016. With momentum it is not the joint loss: steps of the same gradient add up differently.
@@ -91,15 +91,14 @@ def alternate(
                 f"alternating steps need an optimizer for each part, {name!r} has none"
             )
     run = call or regularizers
-    x, y = batch
+    x, y = pair(batch)
+    pairs = rows_of(x, y).pairs
     parts: dict[str, Tensor] = {}
     for name in regularizers.names:
-        found = _step(run, x, y, epoch, (name,), optimizers[name])
-        parts |= found
-    pairs = _pairs(x, y)
-    if pairs is not None:
+        parts |= _step(run, x, y, epoch, (name,), optimizers[name])
+    if bool(pairs.any()):
         only = None if last == "weighted" else (SUPERVISED,)
-        found = _step(run, *pairs, epoch, only, optimizers[SUPERVISED])
+        found = _step(run, x[pairs], y[pairs], epoch, only, optimizers[SUPERVISED])
         parts |= {name: value for name, value in found.items() if name not in parts}
     return parts
 
@@ -115,13 +114,8 @@ def _step(
     return parts
 
 
-def _pairs(x: Tensor | None, y: Tensor | None) -> Batch | None:
-    """Rows with an input and a label."""
-    if x is None or y is None:
-        return None
-    here = present(x) & labelled(y)
-    return Batch(x[here], y[here]) if bool(here.any()) else None
-
-
-def _trained(parameters: Any) -> list[nn.Parameter]:
-    return [p for p in parameters if p.requires_grad]
+def _trained(name: str, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    found = [p for p in parameters if p.requires_grad]
+    if not found:
+        raise LorankError(f"all parameters of the part {name!r} are frozen: leave it out")
+    return found

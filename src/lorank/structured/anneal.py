@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from lorank.errors import LorankError, unknown
 
@@ -57,8 +58,10 @@ class Anneal:
             raise LorankError(f"annealing of kind {self.kind!r} needs {needed}")
         numbers = {name: getattr(self, name) for name in ("start", "end", "v0", "v1", "tau")}
         for name, value in numbers.items():
-            if value is not None and not math.isfinite(value):
-                raise LorankError(f"annealing needs finite numbers, found {name}={value}")
+            if value is None and name in ("end", "tau"):
+                continue
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise LorankError(f"annealing needs finite numbers, found {name}={value!r}")
         if self.end is not None and self.end <= self.start:
             raise LorankError(
                 f"annealing ends after it starts, found start={self.start:g} and end={self.end:g}"
@@ -100,13 +103,17 @@ def weight_at(weight: Weight, epoch: float) -> float:
         epoch: the epoch, from 0.
 
     Raises:
-        LorankError: if the value is negative or not finite.
+        LorankError: if the value is negative, not finite or no number.
 
     Example:
         >>> weight_at(0.5, 3), weight_at(lambda epoch: 1 / (1 + epoch), 3)
         (0.5, 0.25)
     """
-    value = float(weight(epoch) if callable(weight) else weight)
+    given = weight(epoch) if callable(weight) else weight
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        raise LorankError(f"a weight is a number or gives one, found {given!r}") from None
     if not math.isfinite(value) or value < 0:
         raise LorankError(f"a weight is a finite number of at least 0, found {value} at {epoch:g}")
     return value

@@ -1,6 +1,7 @@
 """Arms of a comparison: with and without reconstruction, with and without a scaled output layer."""
 
 import math
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -67,7 +68,8 @@ def perceptron(
         dtype: of the parameters.
 
     Raises:
-        LorankError: if there are fewer than two sizes, or an activation is unknown.
+        LorankError: if there are fewer than two sizes, one is not a whole number of at least 1, or
+            an activation is unknown.
 
     Example:
         >>> perceptron((4, 3, 2))
@@ -79,6 +81,9 @@ def perceptron(
     """
     if len(sizes) < 2:
         raise LorankError(f"a perceptron has inputs and outputs, found sizes {sizes}")
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise LorankError(f"a layer has a whole number of units, at least 1, found {size!r}")
     layers = len(sizes) - 1
     names = activation if isinstance(activation, tuple) else (activation,) * (layers - 1)
     parts: list[nn.Module] = [nn.Dropout(dropout)] if dropout else []

@@ -38,7 +38,9 @@ class Chain:
     def __init__(self, links: Sequence[Link], model: nn.Module | None = None):
         self.names = [link for link in links if isinstance(link, str)]
         found = [_found(link, model) for link in links]
-        self._named = [(n, step) for n, step in zip(links, found, strict=True) if n in self.names]
+        self._named = [
+            (n, step) for n, step in zip(links, found, strict=True) if isinstance(n, str)
+        ]
         self.steps: list[Any] = [step for whole in found for step in _opened(whole)]
         self.layers: list[Any] = [step for step in self.steps if has_transpose(step)]
         if not self.layers:

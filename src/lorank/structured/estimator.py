@@ -1,5 +1,6 @@
 """A scikit-learn regressor for many outputs, helped by input and output tasks."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ TASKS = ("in", "out")
 class StructuredRegressor(RegressorMixin, BaseEstimator):
     """A perceptron for many outputs that depend on each other, some of them not labelled.
 
-    Inputs are standardised; labels are centred and all divided by one number. The output layer
-    starts with the labels' scale in every direction, which is most of what reconstruction tasks
-    bring; these can be added.
+    Inputs are standardised; labels are centred and all divided by one number, which is most of what
+    reconstruction tasks bring. The output layer starts with the labels' scale in every direction;
+    the tasks can be added.
 
     Args:
         hidden: units of the hidden layers; with both tasks at least one layer.
@@ -38,7 +39,8 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
         weight_decay: of AdamW.
         validation_fraction: share of the labelled rows that is held out; the weights of the epoch
             with the least error on them are kept. 0 keeps the last.
-        random_state: seed of weights, masks and order.
+        random_state: seed of weights, masks and order: a number, a generator of NumPy that one is
+            drawn from, or None for another one each time.
 
     Attributes:
         network_: the trained network, a ``torch.nn.Sequential`` of standardised inputs.
@@ -72,7 +74,7 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         validation_fraction: float = 0.0,
-        random_state: int | np.random.RandomState | None = 0,
+        random_state: int | np.random.RandomState | np.random.Generator | None = 0,
     ):
         self.hidden = hidden
         self.activation = activation
@@ -100,8 +102,8 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
             The estimator.
 
         Raises:
-            LorankError: if all labels are missing, a setting is out of its range, or more data are
-                given than the tasks and the scale can use.
+            LorankError: if all labels or all of one output are missing, a setting is out of its
+                range, or more data are given than the tasks and the scale can use.
         """
         self._check_settings()
         X, Y = self._validated(X, y)
@@ -110,6 +112,12 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
         known = ~np.isnan(Y)
         if not known.any():
             raise LorankError(f"all labels are missing: {len(Y)} rows, found only NaN in them")
+        never = np.flatnonzero(~known.any(axis=0))
+        if len(never):
+            raise LorankError(
+                "each output has a label in some row of y, found only NaN in "
+                f"output {', '.join(map(str, never[:5]))}: leave such outputs out"
+            )
         rows = known.any(axis=1)
         self.n_labelled_, self.n_outputs_ = int(rows.sum()), Y.shape[1]
         seed = self._seed()
@@ -136,13 +144,15 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
             raise unknown("label_scale", self.label_scale, DIRECTIONS)
         if self.activation not in ACTIVATIONS:
             raise unknown("activation", self.activation, ACTIVATIONS)
+        for name in ("hidden", "tasks"):
+            if not isinstance(getattr(self, name), (tuple, list)):
+                raise LorankError(f"{name} is a tuple, found {getattr(self, name)!r}")
         for task in self.tasks:
             if task not in TASKS:
                 raise unknown("task", task, TASKS)
-        if not 0 <= self.validation_fraction < 1:
-            raise LorankError(
-                f"validation_fraction is from 0 and below 1, found {self.validation_fraction}"
-            )
+        share = self.validation_fraction
+        if not isinstance(share, Real) or not 0 <= share < 1:
+            raise LorankError(f"validation_fraction is from 0 and below 1, found {share!r}")
         self._plan()
 
     def _plan(self) -> Plan:
@@ -175,7 +185,8 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
             return None
         if name == "X_unlabelled":
             kinds: Any = [np.float64, np.float32]
-            found = check_array(given, dtype=kinds)
+            found = check_array(given, dtype=kinds, input_name=name)
+            self._check_names(given)
             use = "in" in self.tasks
         else:
             found = _matrix(_numbers(given))
@@ -188,6 +199,16 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
         if not use:
             raise LorankError(f"{name} would be of no use: no task or scale that is on reads it")
         return found
+
+    def _check_names(self, given: Any) -> None:
+        """Columns with names stand in one order."""
+        known = getattr(self, "feature_names_in_", None)
+        names = getattr(given, "columns", None)
+        if known is not None and names is not None and list(names) != list(known):
+            raise LorankError(
+                f"X_unlabelled has the columns of X in their order, {', '.join(map(str, known))}, "
+                f"found {', '.join(map(str, names))}"
+            )
 
     def _measure(self, X: Any, Y: Any) -> None:
         """Centre and scale of the inputs, and one unit for all labels."""
@@ -254,9 +275,12 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
             return int(self.random_state)
-        draw = self.random_state or np.random.default_rng()
-        pick = draw.randint if isinstance(draw, np.random.RandomState) else draw.integers
-        return int(pick(2**31 - 1))
+        draw = np.random.default_rng() if self.random_state is None else self.random_state
+        if isinstance(draw, np.random.RandomState):
+            return int(draw.randint(2**31 - 1))
+        if isinstance(draw, np.random.Generator):
+            return int(draw.integers(2**31 - 1))
+        raise LorankError(f"random_state is a number, a generator of NumPy or None, found {draw!r}")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

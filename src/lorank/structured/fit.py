@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
@@ -60,16 +61,20 @@ class Plan:
                 raise unknown(name, getattr(self, name), known)
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise LorankError(f"{name} is a whole number of at least 1, found {value!r}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise LorankError(f"learning_rate is above 0, found {self.learning_rate}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise LorankError(f"weight_decay is at least 0, found {self.weight_decay}")
+        if not (_finite(self.learning_rate) and self.learning_rate > 0):
+            raise LorankError(f"learning_rate is above 0, found {self.learning_rate!r}")
+        if not (_finite(self.weight_decay) and self.weight_decay >= 0):
+            raise LorankError(f"weight_decay is at least 0, found {self.weight_decay!r}")
 
     def with_rate(self, learning_rate: float) -> "Plan":
         """The same at another learning rate."""
         return replace(self, learning_rate=learning_rate)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 class Fitted(NamedTuple):

@@ -7,6 +7,7 @@ they are −100, torch's own mark.
 """
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -76,12 +77,15 @@ def masked_mse(outputs: Tensor, y: Tensor) -> Tensor:
         y: labels of the same shape.
 
     Raises:
-        LorankError: if the shapes differ, which would broadcast without a word.
+        LorankError: if the shapes differ, which would broadcast without a word, or the outputs
+            are no tensor.
 
     Example:
         >>> float(masked_mse(torch.zeros(1, 2), torch.tensor([[2.0, float("nan")]])))
         4.0
     """
+    if not isinstance(outputs, Tensor):
+        raise LorankError(f"a network gives one tensor here, found a {type(outputs).__name__}")
     if outputs.shape != y.shape:
         raise LorankError(
             f"outputs and labels have one shape, found {tuple(outputs.shape)} and {tuple(y.shape)}"
@@ -122,7 +126,8 @@ def mixed_batches(
         Batches; pairs first, then inputs alone, then labels alone.
 
     Raises:
-        LorankError: if pairs do not match, or there is nothing at all.
+        LorankError: if pairs do not match, extra rows are of another shape or dtype, inputs that
+            have to be missing are whole numbers, or there is nothing at all.
 
     Example:
         >>> x, y, more = torch.ones(6, 3), torch.ones(6, 1), torch.ones(4, 3)
@@ -130,10 +135,10 @@ def mixed_batches(
         [5, 5]
     """
     table = _table(x, y, x_only, y_only)
-    if size < 1:
-        raise LorankError(f"a batch has at least one row, found size {size}")
-    total = len(table[0])
-    if not matched or x is None:
+    if not isinstance(size, Integral) or size < 1:
+        raise LorankError(f"a batch has a whole number of rows, at least one, found size {size!r}")
+    size, total = int(size), len(table[0])
+    if not matched or x is None or len(x) == 0:
         order = torch.randperm(total, generator=generator)
         for rows in order.split(size):
             yield _batch(table, rows)
@@ -174,10 +179,24 @@ def _table(
     labels = [part for part in (y, y_only) if part is not None]
     if not inputs or not labels or sum(map(len, inputs)) + sum(map(len, labels)) == 0:
         raise LorankError("batches need inputs and labels, paired or alone, found one kind or none")
+    for kind, parts in (("inputs", inputs), ("labels", labels)):
+        _check_alike(kind, parts)
     alone, spare = (0 if part is None else len(part) for part in (x_only, y_only))
+    if spare and not inputs[0].is_floating_point():
+        raise LorankError(
+            f"an input is missing where it is NaN, which {inputs[0].dtype} has not: "
+            "leave y_only out, or give floating-point inputs"
+        )
     inputs.append(inputs[0].new_full((spare, *inputs[0].shape[1:]), torch.nan))
     labels.insert(1 if y is not None else 0, _none_like(labels[0], alone))
     return torch.cat(inputs), torch.cat(labels)
+
+
+def _check_alike(kind: str, parts: list[Tensor]) -> None:
+    """Insist on one shape of a row and one dtype."""
+    if len({(part.shape[1:], part.dtype) for part in parts}) > 1:
+        found = " and ".join(f"{part.dtype} of shape {tuple(part.shape)}" for part in parts)
+        raise LorankError(f"{kind} of pairs and alone have rows of one kind, found {found}")
 
 
 def _none_like(y: Tensor, count: int) -> Tensor:

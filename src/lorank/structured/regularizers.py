@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
 from lorank.nn import Tap
+from lorank.nn.tap import rows_of as flattened
 from lorank.structured.anneal import Weight, weight_at
 from lorank.structured.chain import check_runs_first, check_runs_last
 from lorank.structured.missing import labelled, masked_mse, present
@@ -86,6 +87,9 @@ class Regularizers(nn.Module):
         super().__init__()
         self.model, self.supervised, self.criterion = model, supervised, loss
         self.tasks = nn.ModuleDict()
+        self.functions = (
+            nn.ModuleDict()
+        )  # of tapped penalties, so that their parameters are trained
         self.tapped: dict[str, Tapped] = {}
         self.check = check
         for name, term in (terms or {}).items():
@@ -98,7 +102,7 @@ class Regularizers(nn.Module):
         if isinstance(term, Tapped):
             self.tapped[name] = term
             if isinstance(term.function, nn.Module):
-                self.tasks[f"{name}_"] = term.function  # so that its parameters are trained
+                self.functions[name] = term.function
         elif isinstance(term, Task):
             # Names such as "in" are no attributes of a ModuleDict, but keys of it.
             self.tasks[name] = term.bind(self.model)
@@ -111,7 +115,7 @@ class Regularizers(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The terms' names, without the supervised one."""
-        return (*(n for n, t in self.tasks.items() if isinstance(t, Task)), *self.tapped)
+        return (*self.tasks, *self.tapped)
 
     def term(self, name: str) -> Any:
         """A term by its name.
@@ -149,9 +153,8 @@ class Regularizers(nn.Module):
         Raises:
             LorankError: if the batch has nothing in it, or is not a pair.
         """
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise LorankError("a batch is a pair (x, y), either of them None where it is missing")
-        return self(batch[0], batch[1], epoch, only)
+        x, y = pair(batch)
+        return self(x, y, epoch, only)
 
     def forward(
         self,
@@ -161,7 +164,7 @@ class Regularizers(nn.Module):
         only: Iterable[str] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The same with the batch in two arguments, for wrappers that call the module."""
-        rows = _rows(x, y)
+        rows = rows_of(x, y)
         weights = self._wanted(epoch, only)
         parts: dict[str, Tensor] = {}
         if x is not None and self.check and bool(rows.seen.any()):
@@ -169,14 +172,15 @@ class Regularizers(nn.Module):
         for name, task in self.tasks.items():
             source = x if isinstance(task, InputTask) else y
             here = rows.seen if isinstance(task, InputTask) else rows.whole
+            task.chain.check_current(self.model)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
             if weights.get(name, 0.0) > 0 and source is not None and bool(here.any()):
                 parts[name] = task(source)
         parts |= self._supervised(x, y, rows.pairs, weights)
-        total = [weights[name] * part for name, part in parts.items()]
+        total = [weights[name] * _one(name, part) for name, part in parts.items()]
         total += self._rest(parts, weights)
         if not total:
             total = [self._zero(self.parameters())]
-        whole = torch.stack([part.reshape(()) for part in total]).sum()
+        whole = torch.stack(total).sum()
         return whole, {name: part.detach() for name, part in parts.items()}
 
     def _wanted(self, epoch: float, only: Iterable[str] | None) -> dict[str, float]:
@@ -206,7 +210,7 @@ class Regularizers(nn.Module):
         for name in penalties:
             term = self.tapped[name]
             h = tap[term.layer]  # pyright: ignore[reportOptionalSubscript]
-            found[name] = term.function(h.flatten(1) if term.flatten else h, y)
+            found[name] = term.function(flattened(h) if term.flatten else h, y)
         if tap is not None:
             tap.clear()
         return found
@@ -239,15 +243,43 @@ class Regularizers(nn.Module):
                 check_runs_last(task.chain, self.model, x)
 
 
-class _Rows:
-    """Which rows have an input, a whole label, and both."""
+def _one(name: str, part: Any) -> Tensor:
+    """A part as a scalar."""
+    if not isinstance(part, Tensor) or part.numel() != 1:
+        found = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+        raise LorankError(f"each part of a loss is a tensor of one number, and {name!r} is {found}")
+    return part.reshape(())
 
-    def __init__(self, seen: Tensor, known: Tensor, whole: Tensor):
-        self.seen, self.whole, self.pairs = seen, whole, seen & known
+
+class Rows(NamedTuple):
+    """Which rows have an input, a whole label, and an input with a label."""
+
+    seen: Tensor
+    whole: Tensor
+    pairs: Tensor
 
 
-def _rows(x: Tensor | None, y: Tensor | None) -> _Rows:
+def pair(batch: Any) -> tuple[Any, Any]:
+    """A batch as ``(x, y)``.
+
+    Raises:
+        LorankError: if it is anything else.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise LorankError("a batch is a pair (x, y), either of them None where it is missing")
+    return batch[0], batch[1]
+
+
+def rows_of(x: Tensor | None, y: Tensor | None) -> Rows:
+    """Look which rows of a batch are there.
+
+    Raises:
+        LorankError: if there is nothing in it, or its parts are no tensors or differ in length.
+    """
     given = next((part for part in (x, y) if part is not None), None)
+    for part in (x, y):
+        if part is not None and (not isinstance(part, Tensor) or part.ndim == 0):
+            raise LorankError(f"a batch consists of tensors of rows, found {type(part).__name__}")
     if given is None or len(given) == 0:
         raise LorankError("a batch has inputs, labels or both, found nothing in it")
     if x is not None and y is not None and len(x) != len(y):
@@ -258,4 +290,4 @@ def _rows(x: Tensor | None, y: Tensor | None) -> _Rows:
     none = torch.zeros(len(given), dtype=torch.bool, device=given.device)
     seen = none if x is None else present(x)
     known = none if y is None else labelled(y)
-    return _Rows(seen, known, none if y is None else labelled(y, whole=True))
+    return Rows(seen, none if y is None else labelled(y, whole=True), seen & known)

@@ -32,17 +32,14 @@ def label_statistics(Y: Tensor, rank: int | None = None) -> Labels:
         rank: how many directions; by default all, ``min(n − 1, outputs)``.
 
     Raises:
-        LorankError: if all labels are missing, infinite, or the same.
+        LorankError: if labels are no numbers, or all missing, infinite, or the same.
 
     Example:
         >>> found = label_statistics(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
         >>> found.mean, found.deviations
         (tensor([1., 1.]), tensor([1.4142]))
     """
-    if Y.ndim != 2 or not Y.is_floating_point():
-        raise LorankError(
-            f"labels are numbers (n, outputs), found {Y.dtype} of shape {tuple(Y.shape)}"
-        )
+    _check_labels(Y)
     whole = Y[labelled(Y, whole=True)] if len(Y) else Y
     if len(whole) < 2:
         raise LorankError(
@@ -55,13 +52,32 @@ def label_statistics(Y: Tensor, rank: int | None = None) -> Labels:
     mean = wide.mean(0)
     _, s, Vh = torch.linalg.svd(wide - mean, full_matrices=False)
     deviations = s / math.sqrt(len(whole) - 1)
-    noise = torch.finfo(whole.dtype).eps * max(whole.shape) * max(float(wide.abs().max()), 1e-300)
-    count = int((deviations > noise).sum())
+    count = int((deviations > _rounding(whole)).sum())
     if count == 0:
-        raise LorankError("labels that are all the same have no scale to set an output layer by")
+        raise LorankError(
+            "labels that are all the same, up to rounding, have no scale to set an output layer by"
+        )
     count = count if rank is None else min(_rank(rank, min(whole.shape)), count)
     like = whole.dtype
     return Labels(mean.to(like), Vh[:count].mT.to(like), deviations[:count].to(like))
+
+
+def _check_labels(Y: Any) -> None:
+    if not isinstance(Y, Tensor):
+        raise LorankError(f"labels are a tensor (n, outputs), found {type(Y).__name__}")
+    if Y.ndim != 2 or not Y.is_floating_point():
+        raise LorankError(
+            f"labels are numbers (n, outputs), found {Y.dtype} of shape {tuple(Y.shape)}"
+        )
+
+
+def _rounding(Y: Tensor) -> float:
+    """The deviation that rounding of the labels may have: that of an error of eps in each entry.
+
+    A constant output has no error in its deviation, however large it is.
+    """
+    largest = torch.where((Y[0] == Y).all(0), 0.0, Y.double().abs().amax(0))
+    return torch.finfo(Y.dtype).eps * float(largest.norm())
 
 
 @torch.no_grad()
@@ -79,8 +95,9 @@ def label_scale_(
     principal direction by ``d_j``; with ``"random"`` along random orthonormal directions by the
     same lengths; with ``"keep"`` the weight stays but for one factor, ``‖W‖_F² = Σ d_j²``. Units
     beyond the labels' rank start at 0 but for ``"keep"``. ``"zero"`` is the control: weights of 0,
-    so that the outputs start at the mean label. **The scale matters, not the directions** (see the
-    results): what has to be avoided is an output layer far too large for its labels.
+    so that the outputs start at the mean label. **Centre and scale matter, not the directions**
+    (see the results): what has to be avoided are outputs that start far from the mean label. In SVD
+    form weights of 0 are negligible ones, for ``|S|`` has no slope at 0.
 
     Args:
         layer: the linear output layer, plain or in SVD form.
@@ -96,7 +113,8 @@ def label_scale_(
 
     Raises:
         LorankError: if the layer is not linear or has no bias, the labels have another size, are
-            all missing or all the same, or the rank or the name of the directions is wrong.
+            all missing, all the same or beyond the layer's range, or the rank or the name of the
+            directions is wrong.
 
     Cost: one SVD of the labels. Source: the optimum of a linear tied auto-encoder of the labels is
     this principal subspace (Baldi and Hornik, 1989).
@@ -111,6 +129,7 @@ def label_scale_(
     if directions not in DIRECTIONS:
         raise unknown("directions", directions, DIRECTIONS)
     outputs, inputs = _ends(layer)
+    _check_labels(Y)
     if Y.ndim != 2 or Y.shape[1] != outputs:
         raise LorankError(
             f"the layer gives {outputs} outputs, and labels have shape {tuple(Y.shape)}"
@@ -120,6 +139,7 @@ def label_scale_(
     found = label_statistics(Y, asked)
     room = min(room, len(found.deviations))
     found = Labels(found.mean, found.directions[:, :room], found.deviations[:room])
+    _check_fits(layer.get_parameter("bias"), found)
     layer.get_parameter("bias").copy_(found.mean)
     if directions == "keep":
         _rescale(layer, float(found.deviations.double().square().sum().sqrt()))
@@ -137,14 +157,24 @@ def label_scale_(
     return found
 
 
+def _check_fits(bias: Tensor, labels: Labels) -> None:
+    """Refuse labels beyond the range of half precision, before anything is written."""
+    largest = max(float(labels.mean.abs().max()), float(labels.deviations[0]))
+    if largest > torch.finfo(bias.dtype).max:
+        raise LorankError(
+            f"labels of size {largest:.1e} are beyond the range of a layer in {bias.dtype}: "
+            "scale the labels down"
+        )
+
+
 def _ends(layer: Any) -> tuple[int, int]:
     """Outputs and inputs of a linear layer with a bias."""
     kept = type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
     if not isinstance(layer, (nn.Linear, SVDLinear)) and not kept:
         last = f" that ends in {type(list(layer)[-1]).__name__}" if _sequence(layer) else ""
         raise LorankError(
-            "the scale of labels is given to a linear output layer, for what is not linear would "
-            f"bend it again: found {type(layer).__name__}{last}"
+            "the scale of labels is given to a linear output layer, plain or in SVD form, for what "
+            f"is not linear would bend it again: found {type(layer).__name__}{last}"
         )
     if layer.bias is None:
         raise LorankError("an output layer is centred by its bias, and this one has none")

@@ -3,8 +3,10 @@
 The pictures are for research only and are not part of this package; nothing here shows one.
 """
 
+import zlib
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -85,25 +87,29 @@ def read_faces(path: Path) -> Faces:
     """Read one file of faces: ``images`` (n, 50, 50), ``points`` (n, 68, 2) and ``box`` (n, 4).
 
     Raises:
-        LorankError: if the file is damaged, or an array is missing or of another shape.
+        LorankError: if the file is damaged, or an array is missing, of another shape, or not of
+            finite numbers.
     """
     try:
         with np.load(path, allow_pickle=False) as found:
             images, points, box = (found[key] for key in ("images", "points", "box"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
         raise LorankError(f"{path.name} is no file of faces: {error}") from None
-    n = len(images)
+    n = images.shape[0] if images.ndim else 0
     shapes = (images.shape, points.shape, box.shape)
     if shapes != ((n, SIZE, SIZE), (n, POINTS, 2), (n, 4)) or n == 0:
         raise LorankError(
             f"{path.name}: faces are ({SIZE}, {SIZE}) pixels with {POINTS} points and a box of 4, "
             f"found arrays of {', '.join(map(str, shapes))}"
         )
-    if not (np.isfinite(points).all() and np.isfinite(box).all() and (box[:, 2:] > 0).all()):
-        raise LorankError(f"{path.name}: points are finite and boxes have an area, found others")
+    arrays = (images, points, box)
+    if any(a.dtype.kind not in "iuf" or not np.isfinite(a).all() for a in arrays):
+        raise LorankError(f"{path.name}: pixels, points and boxes are finite numbers, found others")
+    if not (box[:, 2:] > 0).all():
+        raise LorankError(f"{path.name}: boxes have an area, found one without")
     pixels = images.reshape(n, -1).astype(np.float32)
     low, high = pixels.min(1, keepdims=True), pixels.max(1, keepdims=True)
-    pixels = (pixels - low) / np.maximum(high - low, 1)
+    pixels = (pixels - low) / np.where(high > low, high - low, 1)
     inside = (points.astype(np.float64) - box[:, None, :2]) / box[:, None, 2:] - 0.5
     targets = np.concatenate([inside[..., 0], inside[..., 1]], 1).astype(np.float32)
     sides = torch.from_numpy(box[:, 2:].astype(np.float32))

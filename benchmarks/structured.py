@@ -6,8 +6,8 @@ only, codes centred over the batch; 1,000 epochs at 0.001 are compressed to fewe
 times larger. *Modern*: ReLU, AdamW, a cosine, one joint loss with averaged reconstruction losses,
 annealed to zero at half of the training, every labelled face also in a mirror, and 30 % of the
 pixels dropped; the learning rate of every arm is chosen alike, from one grid that grows at its
-ends, by the first seed's area under the curve on the 135 validation images, which also choose the
-epoch. A seed sets the split, the initial weights and the order of the batches, the same for all
+ends, by the area under the curve on the 135 validation images of the first seed, and of three seeds
+where labels are few; they also choose the epoch. A seed sets the split, the initial weights and the order of the batches, the same for all
 arms. Only the chosen runs see the test images, once each. The mean shape checks the protocol.
 
 Runs resume: each ends as one JSON file and one file of weights in the folder of runs. The pictures

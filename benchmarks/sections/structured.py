@@ -18,9 +18,9 @@ units, SGD with momentum at a constant rate of {rate}, one update for each task,
 weight decay in the tasks only. *Rate ×10* is plain supervised training of the same network with ten
 times the learning rate.""",
     "modern": """**Tuned**: ReLU, AdamW, a cosine, mirrored faces, input dropout; the learning rate
-of every arm is the best of {rates}, and beyond where the best lies at an end, by the first
-seed's validation images. Tasks are mean-scaled and
-annealed to 0 at half of the training. *Scaled* starts the output layer with the labels' mean and
+of every arm is the best of {rates}, and beyond where the best lies at an end, by the validation
+images of the first seed, and with 100 labels of three seeds. Tasks are mean-scaled and annealed to
+0 at half of the training. *Scaled* starts the output layer with the labels' mean and
 deviations, along random directions, the labels' principal ones, or those it has; *centred, zero
 weights* is the control that starts at the mean label. *More* adds the
 images or shapes of HELEN without their partners.""",

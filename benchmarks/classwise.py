@@ -78,7 +78,7 @@ def figures(every: dict[str, tuple[Runs, dict[str, Any]]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="mnist:data/mnist")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10, choices=range(1, 11), metavar="N")
     parser.add_argument("--nets", default=",".join(ORDER))
     parser.add_argument("--runs", type=Path, default=Path("runs/classwise"))
     parser.add_argument("--quick", action="store_true", help="a few epochs; nothing is recorded")

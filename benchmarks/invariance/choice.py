@@ -1,4 +1,4 @@
-"""How an arm's settings are chosen: by held-out images of other seeds, all arms alike."""
+"""How an arm's settings are chosen: by held-out images of another seed, all arms alike."""
 
 import itertools
 import math

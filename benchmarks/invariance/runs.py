@@ -64,7 +64,8 @@ def every(of: Any) -> tuple[Tensor, Tensor]:
 
 def run(ask: Ask, data: Data, folder: Path, *, final: bool, scale: float = 1.0) -> dict[str, Any]:
     """The record of a run, trained unless it is there; only a final one sees the test images."""
-    path = folder / f"{'final' if final else 'tuning'}-{ask.name}.json"
+    quick = "" if scale == 1 else "quick-"  # a short run must not be taken for a whole one
+    path = folder / f"{quick}{'final' if final else 'tuning'}-{ask.name}.json"
     if path.is_file():
         return json.loads(path.read_text())
     began = time.process_time()

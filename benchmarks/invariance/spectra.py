@@ -20,7 +20,7 @@ def looked_at(model: nn.Module, images: Tensor, labels: Tensor, seen: Tensor) ->
     Two cuts: of the weight alone, and calibrated on what the layer reads for training images.
     """
     model.eval()
-    layers = nn.Sequential(*[model.get_submodule("below")])
+    layers = model.get_submodule("below")
     below = torch.cat([layers(x) for x in images.split(1000)])
     calibrating = torch.cat([layers(x) for x in seen.split(1000)])
     tail = top(model)

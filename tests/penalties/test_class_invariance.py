@@ -83,17 +83,15 @@ def test_gradients_are_those_of_the_loops(kind):
 
 @every_kind
 @every_normalise
-@pytest.mark.parametrize("reduce", ["sum", "mean"])
-def test_gradient_by_finite_differences(kind, normalise, reduce):
+def test_gradient_by_finite_differences(kind, normalise):
     h = batch(6, 3).requires_grad_()
     y = torch.tensor([1, 0, 1, 5, 0, -100])
 
     def value(h):
-        return class_invariance(h, y, kind, reduce=reduce, normalise=normalise)
+        return class_invariance(h, y, kind, normalise=normalise)
 
     assert torch.autograd.gradcheck(value, h)
-    if reduce == "sum":
-        assert torch.autograd.gradgradcheck(value, h)
+    assert torch.autograd.gradgradcheck(value, h, fast_mode=True)
 
 
 def test_pairs_by_hand():
@@ -142,16 +140,28 @@ def test_nothing_to_compare_is_exactly_zero(kind, normalise, labels):
 
 @every_kind
 @every_normalise
-@pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("value", [0.0, 2.0])
+@pytest.mark.parametrize(("rows", "value"), [(1, 0.0), (4, 0.0), (1, 2.0), (4, 2.0), (13, 0.3)])
 def test_equal_samples_are_safe(kind, normalise, rows, value):
+    """The mean of 13 equal numbers is not that number: rounding must not be taken for spread."""
     h = torch.full((rows, 3), value, requires_grad=True)
     found = class_invariance(h, torch.zeros(rows, dtype=torch.long), kind, normalise=normalise)
     found.backward()
     assert torch.isfinite(found)
-    assert torch.isfinite(h.grad).all()
+    assert h.grad.abs().max() < 10  # false for NaN
     if kind in ("pairs", "centre", "covariance", "all_pairs"):
         assert float(found.detach()) == pytest.approx(0, abs=1e-12)
+
+
+@every_kind
+@pytest.mark.parametrize("normalise", ["l2", "spread"])
+def test_a_sample_of_zeros_has_a_tame_gradient(kind, normalise):
+    """It has no direction, and must not divide by a length of nearly 0."""
+    h = batch(dtype=torch.float32)
+    h[0] = 0
+    class_invariance(h.requires_grad_(), LABELS, kind, normalise=normalise).backward()
+    assert h.grad.abs().max() < 1e3
+    if normalise == "l2":
+        assert not h.grad[0].any()
 
 
 @every_class_kind
@@ -204,14 +214,15 @@ def test_a_shift_means_something_to_the_norm():
 
 @pytest.mark.parametrize("normalise", ["batch", "spread"])
 @every_class_kind
-@pytest.mark.parametrize("scale", [1e-6, 0.3, 1e5])
+@pytest.mark.parametrize("scale", [1e-305, 1e-6, 0.3, 1e5, 1e305])
 def test_normalised_penalties_cannot_be_met_by_shrinking(kind, normalise, scale):
     h = batch()
     value = class_invariance(h, LABELS, kind, normalise=normalise)
     smaller = class_invariance(scale * h, LABELS, kind, normalise=normalise)
     torch.testing.assert_close(smaller, value, rtol=1e-9, atol=0)
-    plain = class_invariance(h, LABELS), class_invariance(scale * h, LABELS)
-    torch.testing.assert_close(plain[1], scale**2 * plain[0], rtol=1e-9, atol=0)
+    if kind == "pairs" and 1e-100 < scale < 1e100:
+        plain = class_invariance(h, LABELS), class_invariance(scale * h, LABELS)
+        torch.testing.assert_close(plain[1], scale**2 * plain[0], rtol=1e-9, atol=0)
 
 
 def test_what_normalising_means():
@@ -264,10 +275,17 @@ def test_no_cancellation_far_from_the_origin():
     assert abs(float(naive - wanted)) > 0.5 * float(wanted)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16, torch.int32])
 def test_labels_of_other_whole_numbers(dtype):
     h, y = batch(), LABELS.clamp(min=0)
     torch.testing.assert_close(class_invariance(h, y.to(dtype)), class_invariance(h, y))
+
+
+def test_no_label_is_a_number_that_unsigned_labels_do_not_have():
+    """-100 wraps around to 156 in uint8, which is a class like others there."""
+    h, y = batch(), LABELS.clamp(min=0)
+    named = torch.where(y == 4, 156, y).to(torch.uint8)
+    torch.testing.assert_close(class_invariance(h, named), class_invariance(h, y))
 
 
 def test_maps_are_flattened():
@@ -387,10 +405,10 @@ def test_wrong_labels(kind, y, says):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_activations_that_are_not_numbers(kind, bad):
     h = batch(dtype=torch.float32)
-    h[3, 1] = bad
-    with pytest.raises(LorankError, match="1 of 10 samples hold NaN or Inf, the first at 3"):
+    h[2, 1] = bad
+    with pytest.raises(LorankError, match="1 of 10 samples hold NaN or Inf, the first at 2"):
         class_invariance(h, LABELS, kind)
-    low = class_invariance(h.half(), LABELS, "contrastive")
+    low = class_invariance(h.half(), LABELS, kind)
     assert not torch.isfinite(low), "a gradient scaler waits for this"
 
 

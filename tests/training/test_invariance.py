@@ -6,8 +6,9 @@ from torch import nn
 
 from lorank.errors import LorankError
 from lorank.nn import Tap
+from lorank.nn.surgery import opened
 from lorank.penalties import class_invariance
-from lorank.training.invariance import invariance_of, tapped
+from lorank.training.invariance import check_layers, invariance_of, tapped
 from lorank.training.log import read_log
 from lorank.training.presets import practical
 from lorank.training.recipe import Invariance, Recipe, Stage
@@ -51,7 +52,7 @@ def share_within(model, problem):
 
 
 def two_stages(invariance):
-    dense = Stage(name="dense", form="dense", epochs=3, invariance=invariance)
+    dense = Stage(name="dense", form="dense", epochs=2, invariance=invariance)
     svd = Stage(name="svd", epochs=1, invariance=invariance)
     return Recipe(stages=(dense, svd), batch_size=32)
 
@@ -66,18 +67,34 @@ def test_a_run_brings_classes_together_and_says_so(net, problem, tmp_path):
     assert kept.accuracy > 0.8
     assert not any(m._forward_hooks for m in kept.model.modules())
     epochs = [e for e in read_log(tmp_path / "kept") if e["event"] == "epoch"]
-    assert [e["stage"] for e in epochs] == ["dense"] * 3 + ["svd"]
+    assert [e["stage"] for e in epochs] == ["dense"] * 2 + ["svd"]
     assert all(e["invariance"] > 0 for e in epochs)
     assert not any("invariance" in e for e in read_log(tmp_path / "plain"))
 
 
-def test_a_layer_that_is_not_there(net, problem, tmp_path):
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(
+    net, problem, tmp_path, stage
+):
     recipe = change(
         practical(epochs=1, dense_epochs=1, macs=0.5),
-        ["batch_size=16", 'stages.0.invariance={"layer": "fc.act"}'],
+        [f'stages.{stage}.invariance={{"layer": "fc.act"}}'],
     )
     with pytest.raises(LorankError, match=r"there is no layer 'fc.act'"):
         train(net, problem, recipe, tmp_path, quiet=True)
+    assert [e["event"] for e in read_log(tmp_path)] == ["start"]
+
+
+def test_a_layer_that_is_there_once_attention_is_opened():
+    packed = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    new = {n for n, _ in opened(packed).named_modules()} - {n for n, _ in packed.named_modules()}
+    svd, dense = (
+        Stage(name=form, form=form, epochs=1, invariance=Invariance(layer=min(new)))
+        for form in ("svd", "dense")
+    )
+    check_layers([svd, dense], packed)
+    with pytest.raises(LorankError, match="there is no layer"):
+        check_layers([dense, svd], packed)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +102,7 @@ def test_a_layer_that_is_not_there(net, problem, tmp_path):
     [
         ('{"weight": 0.1}', "layer: Field required"),
         ('{"layer": "7", "weight": -1}', "greater than or equal to 0"),
+        ('{"layer": "7", "weight": Infinity}', "finite number"),
         ('{"layer": "7", "kind": "pair"}', "'pairs'"),
         ('{"layer": "7", "wight": 1}', "wight: Extra inputs are not permitted"),
     ],

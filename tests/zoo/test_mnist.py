@@ -83,6 +83,10 @@ def too_bright(made):
     return [(made[0][0] + 1, made[0][1]), *made[1:]]
 
 
+def in_other_steps(made):
+    return [(made[0][0] * np.float32(256 / 255.5), made[0][1]), *made[1:]]
+
+
 def whole_numbers(made):
     return [(made[0][0].astype(np.uint8), made[0][1]), *made[1:]]
 
@@ -100,7 +104,8 @@ def eleventh_class(made):
     [
         (wrong_width, "must hold float32 images (N, 784) and int64 labels (N,)"),
         (whole_numbers, "must hold float32 images"),
-        (too_bright, "must hold pixels from 0 to 255/256, but some lie outside"),
+        (too_bright, "must hold pixels from 0 to 255/256 in steps of 1/256, but some are others"),
+        (in_other_steps, "in steps of 1/256"),
         (too_few_labels, "one label an image, but there are 6 images and 5 labels"),
         (eleventh_class, "labels must lie in 0..9"),
     ],
@@ -113,7 +118,11 @@ def test_other_contents(tmp_path, told, spoil, says):
 def test_damaged_files(tmp_path, told):
     path = tmp_path / "mnist.pkl.gz"
     whole = hand_made(parts())
-    for content in (b"", b"<html>", whole[:200], gzip.compress(b"\x80\x02(.")):
+    longer = gzip.compress(gzip.decompress(whole) + b"?")
+    # Without its checksum, or with another, what was read may be anything.
+    unsummed, altered = whole[:-8], whole[:-8] + bytes(4) + whole[-4:]
+    short = (b"", b"<html>", whole[:200], gzip.compress(b"\x80\x02(."))
+    for content in (*short, longer, unsummed, altered):
         path.write_bytes(content)
         assert "cannot be read safely" in told(load_data, f"mnist:{tmp_path}")
     path.write_bytes(gzip.compress(pickle.dumps([1, 2, 3])))

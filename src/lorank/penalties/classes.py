@@ -71,6 +71,7 @@ def classes(y: Tensor | None, h: Tensor) -> Classes:
         raise LorankError(f"labels must be whole numbers, found {y.dtype}")
     if y.device != h.device:
         raise LorankError(f"labels must be where activations are, {h.device}, found {y.device}")
+    y = y.long()  # in uint8, -100 would wrap around to 156, which is a label like others
     labelled = y != MISSING
     # A label's first place among the sorted ones is a row of its own, whatever the labels are.
     row = torch.searchsorted(y.sort().values, y)

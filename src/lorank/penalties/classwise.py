@@ -82,7 +82,8 @@ class CentreLoss(nn.Module):
     The centres are a buffer, not parameters: no gradient reaches them, and they go into the state
     dict. In training mode each call moves them after the loss is formed, ``c ← c + α·Σ(h_i − c) /
     (1 + n_c)`` over the n_c samples of the class, so that a class with one sample counts too. A
-    class that was never seen takes the mean of its first samples as its centre, beforehand.
+    class that was never seen takes the mean of its first samples as its centre, beforehand. Where a
+    step overflows, as in float16, the centre stays.
 
     Args:
         classes: how many; labels are 0, …, classes − 1, and −100 is no label.
@@ -109,8 +110,11 @@ class CentreLoss(nn.Module):
 
     def __init__(self, classes: int, features: int, weight: float = 0.01, rate: float = 0.5):
         super().__init__()
-        if classes < 1 or features < 1:
-            raise LorankError(f"classes and features must be positive, found {classes}, {features}")
+        if not all(isinstance(n, int) and n > 0 for n in (classes, features)):
+            raise LorankError(
+                "classes and features must be positive whole numbers, "
+                f"found {classes!r}, {features!r}"
+            )
         if not 0 <= weight < math.inf:
             raise LorankError(f"weight must be finite and not negative, found {weight!r}")
         if not 0 <= rate <= 1:
@@ -132,23 +136,26 @@ class CentreLoss(nn.Module):
         check_finite(flat, labelled)
         with no_autocast(h.device):
             kept = at_least_float32(flat).masked_fill(~labelled.unsqueeze(1), 0.0)
-            kept = kept.to(torch.promote_types(kept.dtype, self.centres.dtype))
-            label = y.masked_fill(~labelled, 0).long()
-            count = torch.zeros_like(self.centres[:, :1]).index_add(
-                0, label, labelled.to(self.centres.dtype).unsqueeze(1)
+            label = y.long().masked_fill(~labelled, 0)
+            known = at_least_float32(self.centres)  # bfloat16 cannot count beyond 256
+            kept = kept.to(torch.promote_types(kept.dtype, known.dtype))
+            count = torch.zeros_like(known[:, :1]).index_add(
+                0, label, labelled.to(known.dtype).unsqueeze(1)
             )
-            total = self._total(kept.detach(), label)
-            centres = torch.where(self.seen.unsqueeze(1), self.centres, total / count.clamp(min=1))
+            total = torch.zeros_like(known).index_add(0, label, kept.detach().to(known.dtype))
+            centres = torch.where(self.seen.unsqueeze(1), known, total / count.clamp(min=1))
             away = (kept - centres[label]).masked_fill(~labelled.unsqueeze(1), 0.0)
             if self.training:
-                step = (total - count * centres) / (1 + count)
-                self.centres.copy_(centres + self.rate * step)
-                self.seen.logical_or_(count.squeeze(1) > 0)
+                self._move(centres, total, count)
             return self.weight * away.square().sum() / (2 * labelled.sum().clamp(min=1))
 
-    def _total(self, kept: Tensor, label: Tensor) -> Tensor:
-        empty = torch.zeros_like(self.centres)
-        return empty.index_add(0, label, kept.to(empty.dtype))
+    def _move(self, centres: Tensor, total: Tensor, count: Tensor) -> None:
+        """Take a step, but for classes whose step overflows: their centres would never recover."""
+        step = (total - count * centres) / (1 + count)
+        moved = (centres + self.rate * step).to(self.centres.dtype)
+        fine = torch.isfinite(moved).all(1)
+        self.centres.copy_(torch.where(fine.unsqueeze(1), moved, self.centres))
+        self.seen.logical_or_((count.squeeze(1) > 0) & fine)
 
     def _check(self, h: Tensor, y: Tensor, labelled: Tensor) -> None:
         known, features = self.centres.shape
@@ -156,10 +163,11 @@ class CentreLoss(nn.Module):
             raise LorankError(f"the centres have {features} units, found {h.shape[1]}")
         if torch.compiler.is_compiling():
             return
-        outside = labelled & ((y < 0) | (y >= known))
+        label = y.long()
+        outside = labelled & ((label < 0) | (label >= known))
         if bool(outside.any()):
             raise LorankError(
-                f"labels must lie in 0..{known - 1} or be -100, found {int(y[outside][0])}"
+                f"labels must lie in 0..{known - 1} or be -100, found {int(label[outside][0])}"
             )
 
     def extra_repr(self) -> str:

@@ -73,8 +73,9 @@ INVARIANCE = (*BY_CLASS, CONTRASTIVE, *CLASS_FREE)
 
 
 def _unit(h: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Every sample on the unit sphere; a sample of zeros stays."""
-    return F.normalize(h, dim=1)
+    """Every sample on the unit sphere; a sample of zeros stays, with gradient 0."""
+    zero = (h == 0).all(1, keepdim=True)
+    return F.normalize(h.masked_fill(zero, 1.0), dim=1).masked_fill(zero, 0.0)
 
 
 def _batch(h: Tensor, counted: Tensor) -> Tensor:
@@ -95,7 +96,20 @@ def _spread(h: Tensor, counted: Tensor) -> Tensor:
 def _centred(h: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     """Deviations from the mean of the samples that count, and each sample's share in a mean."""
     share = counted.unsqueeze(1).to(h.dtype) / counted.sum().clamp(min=1)
-    return h - (h * share).sum(0), share
+    first = h.index_select(0, counted.int().argmax(keepdim=True))
+    varies = ((h != first) & counted.unsqueeze(1)).any(0)
+    # What the mean of equal numbers differs from them is rounding, and would be blown up.
+    return (h - (h * share).sum(0)).masked_fill(~varies, 0.0), share
+
+
+def _moderate(h: Tensor) -> Tensor:
+    """``h`` times the power of two that brings its largest entry near 1: squares stay in range.
+
+    No bit of the mantissa changes, and what is normalised afterwards has forgotten the factor.
+    """
+    numbers = torch.finfo(h.dtype)
+    largest = h.detach().abs().amax().clamp(numbers.tiny, numbers.max / 8)
+    return h * torch.exp2(-torch.frexp(largest).exponent.to(h.dtype))
 
 
 def _safe(square: Tensor) -> Tensor:
@@ -200,6 +214,8 @@ def _value(
     counted = h.new_ones(len(h), dtype=torch.bool) if of is None else of.labelled
     # What a sample without a label holds must not enter a mean, were it NaN.
     h = h.masked_fill(~counted.unsqueeze(1), 0.0)
+    if normalise is not None or kind == CONTRASTIVE:
+        h = _moderate(h)
     if normalise is not None:
         h = NORMALISE[normalise](h, counted)
     if of is None:

@@ -1,10 +1,12 @@
 """Class-wise invariance in a run: a tap on one layer, and a term of the loss."""
 
 import contextlib
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
 from lorank.nn import Tap
+from lorank.nn.surgery import opened
 from lorank.penalties import class_invariance
 from lorank.training.recipe import Stage
 
@@ -23,6 +25,24 @@ def tapped(stage: Stage, model: nn.Module) -> contextlib.AbstractContextManager[
     if stage.invariance is None:
         return contextlib.nullcontext()
     return Tap(model, stage.invariance.layer, flatten=True)
+
+
+def check_layers(stages: Iterable[Stage], model: nn.Module) -> None:
+    """Refuse a stage whose layer is not there, before the stages ahead of it are trained.
+
+    Args:
+        stages: those that are left.
+        model: as the first of them finds it.
+
+    Raises:
+        LorankError: if there is no such layer.
+
+    Example:
+        >>> check_layers([Stage(name="a", epochs=1)], nn.ReLU())
+    """
+    for stage in stages:
+        model = opened(model) if stage.form == "svd" else model
+        tapped(stage, model)
 
 
 def invariance_of(stage: Stage, tap: Tap | None, labels: Tensor) -> dict[str, tuple[float, Tensor]]:

@@ -131,7 +131,7 @@ class Invariance(Part):
     """
 
     layer: str
-    weight: float = Field(default=0.01, ge=0)
+    weight: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     kind: Literal["pairs", "centre", "covariance", "contrastive", "norm", "all_pairs"] = "pairs"
     reduce: Literal["sum", "mean"] = "sum"
     normalise: Literal["l2", "batch", "spread"] | None = None

@@ -37,6 +37,7 @@ from lorank.training.batches import (
     training_batches,
 )
 from lorank.training.epoch import Actors, check_weights, laid_out, test_epoch, train_epoch
+from lorank.training.invariance import check_layers
 from lorank.training.log import Log
 from lorank.training.objective import CLASSES, Task
 from lorank.training.optimizers import make_optimizer
@@ -236,6 +237,7 @@ class _Run:
 
     def carry_out(self) -> Result:
         """Run the stages that are left, and give the network back."""
+        check_layers(self.recipe.stages[self.state.stage :], self.model)
         if not (self.folder / NAME).exists():
             self._keep(0, 0, None)  # so that there is a good state to keep from the first step on
         for index in range(self.state.stage, len(self.recipe.stages)):

@@ -1,6 +1,7 @@
 """MNIST: 70,000 grey images of handwritten digits, 28 × 28 pixels, from files that you have."""
 
 import gzip
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def _from_pickle(path: Path) -> tuple[Images, Images]:
     try:
         with gzip.open(path) as file:
             parts = InertReader(file, encoding="bytes").load()
+            if file.read(1):  # at the end gzip compares its checksum
+                raise pickle.UnpicklingError("something follows its end")
     except Exception as error:  # a damaged pickle may raise anything
         raise LorankError(f"{path} cannot be read safely: {reason(error)}") from None
     if not (isinstance(parts, tuple) and len(parts) == 3 and all(map(_is_pair, parts))):
@@ -79,8 +82,10 @@ def _part(images: Any, labels: Any, path: Path) -> tuple[torch.Tensor, torch.Ten
             "but does not"
         )
     scaled = np.rint(pixels * 256)
-    if not ((scaled >= 0) & (scaled <= 255)).all():
-        raise LorankError(f"{path} must hold pixels from 0 to 255/256, but some lie outside")
+    if not ((scaled >= 0) & (scaled <= 255) & (scaled == pixels * 256)).all():
+        raise LorankError(
+            f"{path} must hold pixels from 0 to 255/256 in steps of 1/256, but some are others"
+        )
     found = torch.from_numpy(numbers)
     check_labels(found, len(pixels), CLASSES, path)
     return torch.from_numpy(scaled.astype(np.uint8)).view(-1, *SHAPE), found

@@ -7,8 +7,9 @@ times larger. *Modern*: ReLU, AdamW, a cosine, one joint loss with averaged reco
 annealed to zero at half of the training, every labelled face also in a mirror, and 30 % of the
 pixels dropped; the learning rate of every arm is chosen alike, from one grid that grows at its
 ends, by the area under the curve on the 135 validation images of the first seed, and of three seeds
-where labels are few; they also choose the epoch. A seed sets the split, the initial weights and the order of the batches, the same for all
-arms. Only the chosen runs see the test images, once each. The mean shape checks the protocol.
+where labels are few; they also choose the epoch. A seed sets the split, the initial weights and
+the order of the batches, the same for all arms. Only the chosen runs see the test images, once
+each. The mean shape checks the protocol.
 
 Runs resume: each ends as one JSON file and one file of weights in the folder of runs. The pictures
 are read from the folder of real data and never written anywhere.

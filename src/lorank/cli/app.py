@@ -47,6 +47,7 @@ def _root(
       lorank bench runs/digits --data digits
       lorank export runs/digits digits.onnx
       lorank report runs/digits
+      lorank structured --data digits
     """
 
 

@@ -37,6 +37,12 @@ def run(*arguments: Any) -> Ran:
 
 
 @pytest.fixture(scope="session")
+def outcome() -> Callable[..., Ran]:
+    """Run a command, however it ends."""
+    return run
+
+
+@pytest.fixture(scope="session")
 def lorank() -> Callable[..., Ran]:
     """Run a command that must succeed."""
 

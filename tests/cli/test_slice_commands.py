@@ -121,6 +121,15 @@ def test_scans_of_a_dicom_folder_name_the_file(run, lorank, tmp_path):
     assert (tmp_path / "s" / answer["scans"][0]["file"]).is_file()
 
 
+def test_one_scan_that_cannot_be_used_leaves_the_others(run, scan, outcome, tmp_path):
+    path, spacing, _, _ = scan
+    words = ("slice", "predict", run[0], path, tmp_path / "none.npy", "--spacing", spacing)
+    done = outcome(*words, "--axes", "SPL", "--step", 4, "--json")
+    assert done.code == 2 and len(done.json["scans"]) == 1
+    assert [one["scan"] for one in done.json["failed"]] == [str(tmp_path / "none.npy")]
+    assert "1 of 2 scans could not be used" in done.err and "there is no file" in done.err
+
+
 def test_what_cannot_be_used_is_said_in_one_sentence(run, scan, refused, tmp_path):
     folder, path = run[0], scan[0]
     said = refused("slice", "predict", folder, path)

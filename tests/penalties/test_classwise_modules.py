@@ -192,7 +192,7 @@ def test_no_labels_leave_kept_centres_alone():
     assert not loss.centres.any()
 
 
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), "0.1"])
 def test_a_wrong_weight(weight):
     for make in (lambda: ClassInvariance(weight), lambda: CentreLoss(2, 2, weight)):
         with pytest.raises(LorankError, match="weight must be finite and not negative"):

@@ -10,6 +10,14 @@ from lorank.structured.missing import labelled, present
 NAN = float("nan")
 
 
+def test_infinity_is_refused_and_not_missing():
+    rows = torch.tensor([[1.0, 2.0], [NAN, float("-inf")]])
+    with pytest.raises(LorankError, match=r"an input is finite, .* found Inf in 1 of 2 rows"):
+        present(rows)
+    with pytest.raises(LorankError, match=r"a label is finite, .* found Inf in 1 of 2 rows"):
+        labelled(rows)
+
+
 def test_rows_that_are_there():
     x = torch.tensor([[1.0, 2.0], [NAN, NAN]])
     assert present(x).tolist() == [True, False]

@@ -71,7 +71,8 @@ def predict(
     Slices count from 0 along the scan's own axis, those of a DICOM series from the feet up; the
     file of the slice is named too. The confidence is the share of validation scans with such a
     score that were right within 10 mm: for scans unlike those it says little. Of a table, which
-    has the right slices, the errors are summed up.
+    has the right slices, the errors are summed up. A scan that cannot be used is named at the end;
+    the others are found.
 
     Examples:
       lorank slice predict runs/l3 scan.nii.gz
@@ -82,11 +83,15 @@ def predict(
     with asides():
         found = load_finder(finder, backbone=backbone)
         found.network.to(place(device))
-        rows = [
-            row
-            for scan in scans
-            for row in _rows(found, scan, step, rule, lengths(spacing), axes, series)
-        ]
+        given = lengths(spacing)
+        rows, failed = [], []
+        for scan in scans:
+            try:
+                rows += _rows(found, scan, step, rule, given, axes, series)
+            except LorankError as error:
+                if len(scans) == 1:
+                    raise
+                failed.append({"scan": scan, "reason": str(error)})  # the others are still found
     errors = [row["error_mm"] for row in rows if row["error_mm"] is not None]
     answer = {
         "finder": str(finder),
@@ -95,10 +100,15 @@ def predict(
         "tolerance_mm": None if found.confidence is None else found.confidence.tolerance,
         "scans": rows,
         "errors": error_figures(errors) if errors else None,
+        "failed": failed,
     }
     if found.confidence is None:
         note("this finder has no confidence: it was not calibrated on 10 scans or more")
-    return show_json(answer) if as_json else _show(answer)
+    if rows or as_json:
+        show_json(answer) if as_json else _show(answer)
+    if failed:
+        reasons = "; ".join(f"{one['scan']}: {one['reason']}" for one in failed)
+        raise LorankError(f"{len(failed)} of {len(scans)} scans could not be used: {reasons}")
 
 
 def lengths(text: str | None) -> tuple[float, ...] | None:

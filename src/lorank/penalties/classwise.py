@@ -1,6 +1,7 @@
 """Class-wise penalties as modules, for any loop: activations and labels in, a scalar out."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,12 @@ from lorank.errors import LorankError
 from lorank.penalties.classes import activations, check_finite, classes
 from lorank.penalties.invariance import class_invariance
 from lorank.penalties.precision import at_least_float32, no_autocast
+
+
+def _check_weight(weight: float) -> None:
+    """Insist on a number that can weigh a term."""
+    if not isinstance(weight, Real) or not 0 <= weight < math.inf:
+        raise LorankError(f"weight must be finite and not negative, found {weight!r}")
 
 
 class ClassInvariance(nn.Module):
@@ -50,8 +57,7 @@ class ClassInvariance(nn.Module):
         temperature: float = 0.1,
     ):
         super().__init__()
-        if not 0 <= weight < math.inf:
-            raise LorankError(f"weight must be finite and not negative, found {weight!r}")
+        _check_weight(weight)
         self.weight = weight
         self.kind = kind
         self.reduce = reduce
@@ -115,8 +121,7 @@ class CentreLoss(nn.Module):
                 "classes and features must be positive whole numbers, "
                 f"found {classes!r}, {features!r}"
             )
-        if not 0 <= weight < math.inf:
-            raise LorankError(f"weight must be finite and not negative, found {weight!r}")
+        _check_weight(weight)
         if not 0 <= rate <= 1:
             raise LorankError(f"rate must lie between 0 and 1, found {rate!r}")
         self.weight = weight

@@ -68,6 +68,9 @@ BY_CLASS: dict[str, Callable[[Tensor, Classes], Tensor]] = {
 CLASS_FREE: dict[str, Callable[[Tensor], Tensor]] = {"norm": _norm, "all_pairs": _all_pairs}
 CONTRASTIVE = "contrastive"
 
+SHARPEST = 1e-6
+"""The lowest temperature: far lower, cosines over it leave float32."""
+
 INVARIANCE = (*BY_CLASS, CONTRASTIVE, *CLASS_FREE)
 """Kinds of penalty; the last two are controls, which read no label."""
 
@@ -173,9 +176,9 @@ def class_invariance(
         A scalar to add to the loss.
 
     Raises:
-        LorankError: if a name is unknown, the temperature is not positive, h has no entries or is
-            not floating-point, there is not one whole number a sample as its label, or a sample
-            that counts holds NaN or Inf (in float16 and in compiled code these pass on).
+        LorankError: if a name is unknown, the temperature is below 1e-6 or not finite, h has no
+            entries or is not floating-point, there is not one whole number a sample as its label,
+            or a sample that counts holds NaN or Inf (in float16 and compiled code these pass on).
 
     Cost: O(B·d) and a sort of the labels; ``covariance`` and ``contrastive`` O(B·d·min(B, d)) and
     O(B²·d). Source: Belharbi et al., Learning Class-Specific Invariant Representations, 2017,
@@ -190,8 +193,10 @@ def class_invariance(
         (25.0, 3.125)
     """
     _check_names(kind, reduce, normalise)
-    if not 0 < temperature < torch.inf:
-        raise LorankError(f"temperature must be positive and finite, found {temperature!r}")
+    if not SHARPEST <= temperature < torch.inf:
+        raise LorankError(
+            f"temperature must be finite and at least {SHARPEST:g}, found {temperature!r}"
+        )
     flat = activations(h)
     of = None if kind in CLASS_FREE else classes(y, flat)
     check_finite(flat, None if of is None else of.labelled)

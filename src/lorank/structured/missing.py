@@ -31,7 +31,7 @@ def present(x: Tensor) -> Tensor:
     """Which rows of inputs are there, ``(rows,)``.
 
     Raises:
-        LorankError: if a row is missing in part.
+        LorankError: if a row is missing in part, or holds Inf.
 
     Example:
         >>> present(torch.tensor([[1.0, 2.0], [float("nan")] * 2]))
@@ -39,6 +39,7 @@ def present(x: Tensor) -> Tensor:
     """
     if not x.is_floating_point():
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
+    _check_no_inf("an input", x)
     lacking = x.isnan().flatten(1)
     whole = lacking.all(1)
     if bool((lacking.any(1) & ~whole).any()):
@@ -57,14 +58,28 @@ def labelled(y: Tensor, *, whole: bool = False) -> Tensor:
         y: labels; numbers with NaN, or classes with −100, where they are missing.
         whole: count rows without any missing entry only.
 
+    Raises:
+        LorankError: if a row holds Inf.
+
     Example:
         >>> y = torch.tensor([[1.0, float("nan")], [float("nan")] * 2, [1.0, 2.0]])
         >>> labelled(y), labelled(y, whole=True)
         (tensor([ True, False,  True]), tensor([False, False,  True]))
     """
+    _check_no_inf("a label", y)
     known = ~y.isnan() if y.is_floating_point() else y != IGNORED
     known = known.reshape(len(y), -1)
     return known.all(1) if whole else known.any(1)
+
+
+def _check_no_inf(kind: str, rows: Tensor) -> None:
+    """Refuse what would make a loss Inf or NaN, and all weights after it."""
+    if rows.is_floating_point() and bool(rows.isinf().any()):
+        count = int(rows.isinf().reshape(len(rows), -1).any(1).sum())
+        raise LorankError(
+            f"{kind} is finite, or NaN where it is missing, "
+            f"found Inf in {count} of {len(rows)} rows"
+        )
 
 
 def masked_mse(outputs: Tensor, y: Tensor) -> Tensor:

@@ -46,8 +46,6 @@ def label_statistics(Y: Tensor, rank: int | None = None) -> Labels:
             f"statistics of labels need at least two without a missing entry, found {len(whole)} "
             f"of {len(Y)}"
         )
-    if not bool(whole.isfinite().all()):
-        raise LorankError("labels are finite, or NaN where one is missing; found an infinite one")
     wide = whole.double()
     mean = wide.mean(0)
     _, s, Vh = torch.linalg.svd(wide - mean, full_matrices=False)

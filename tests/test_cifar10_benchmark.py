@@ -74,12 +74,22 @@ def share_of(job, model):
     return lorank.cost(model.eval(), job.example).macs / lorank.cost(job.dense, job.example).macs
 
 
+PAPER = {
+    "scratch": True,
+    "layout": "channel",
+    "calibrated": False,
+    "steps": 1,
+    "by": "raw",
+    "rule": "energy",
+}
 OURS = [
     pytest.param("svd", {"sparsify": 0.0}, marks=pytest.mark.slow),
     pytest.param("svd", {"sparsify": 0.0, "plain": True, "balanced": True}, marks=pytest.mark.slow),
     pytest.param("svd", {"sparsify": 0.5, "steps": 1}, marks=pytest.mark.slow),
     ("svd", {"sparsify": 0.5, "steps": 1, "plain": True}),
     ("svd", {"sparsify": 1.0, "steps": 2, "calibrated": False, "by": "raw", "kind": "l1"}),
+    ("svd", {"sparsify": 0.5, "form": "dense", "layout": "channel"}),
+    ("svd", {**PAPER, "sparsify": 0.5}),
 ]
 RIVALS = [
     ("truncation", {"layout": "channel"}),
@@ -129,6 +139,38 @@ def test_a_method_ends_within_its_budget_stopped_on_the_way_or_not(use, options,
     assert found.isfinite().all()
     # SVDs and products are repeated in float32 after a stop, and training carries the rounding on
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_the_published_protocol_starts_from_weights_drawn_anew():
+    job = job_of("svd", **PAPER)
+    torch.manual_seed(1)
+    model = method_of(job).begin(job)
+    layer = model.layer1[0].conv1
+    assert layer.rank == min(layer.weight.flatten(1).shape)
+    assert not torch.allclose(layer.weight, job.dense.layer1[0].conv1.weight, atol=0.1)
+    U = layer.U.detach().double()
+    eye = torch.eye(layer.rank, dtype=torch.float64)
+    torch.testing.assert_close(U.mT @ U, eye, rtol=0, atol=1e-5)
+
+
+def test_an_experiment_starts_from_the_network_of_its_base(tmp_path):
+    from cifar10.run import started
+
+    job = job_of("dense", budget=1.0)
+    experiment = job.experiment.model_copy(update={"base": "base/resnet8/scratch/1/0"})
+    with pytest.raises(SystemExit, match="run that first, --save"):
+        started(experiment, tmp_path)
+    (tmp_path / experiment.base).mkdir(parents=True)
+    lorank.save(job.dense, tmp_path / experiment.base / "model.safetensors")
+    found = started(experiment, tmp_path).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in job.dense.state_dict().items())
+
+
+def test_every_base_of_the_plan_is_an_experiment_of_it():
+    from cifar10.plan import experiments
+
+    rows = experiments()
+    assert {row.base for row in rows if row.base} <= {row.name for row in rows}
 
 
 @pytest.mark.parametrize("use", ["truncation", "trp", "tucker", "pat"])

@@ -42,7 +42,11 @@ class Schedule(Part):
 
 
 class Experiment(Part):
-    """One row to be: what is trained, by what, to which share of the MACs, from which seed."""
+    """One row to be: what is trained, by what, to which share of the MACs, from which seed.
+
+    Attributes:
+        base: the experiment whose kept network it starts from; none for the published weights.
+    """
 
     suite: str
     network: str
@@ -52,6 +56,7 @@ class Experiment(Part):
     use: str
     options: dict[str, Any]
     schedule: Schedule
+    base: str | None = None
 
     @property
     def name(self) -> str:
@@ -64,10 +69,10 @@ def experiments(file: Path = FILE) -> list[Experiment]:
     content = tomllib.loads(file.read_text())
     found = []
     for suite, asked in content["suites"].items():
-        base = content["schedules"][asked["schedule"]]
+        schedule = content["schedules"][asked["schedule"]]
         order = (asked[name] for name in ("networks", "budgets", "methods", "seeds"))
         found += [
-            _one(content, base, suite, network, method, budget, seed)
+            _one(content, schedule, suite, network, method, budget, seed)
             for network, budget, method, seed in itertools.product(*order)
         ]
     return found
@@ -75,7 +80,7 @@ def experiments(file: Path = FILE) -> list[Experiment]:
 
 def _one(
     content: dict[str, Any],
-    base: dict[str, Any],
+    schedule: dict[str, Any],
     suite: str,
     network: str,
     method: str,
@@ -84,8 +89,8 @@ def _one(
 ) -> Experiment:
     """A row; what a method says of the schedule comes before what the suite says."""
     settings = dict(content["methods"][method])
+    base = content["suites"][suite].get("base")
     use, changes = settings.pop("use"), settings.pop("schedule", {})
-    schedule = Schedule.model_validate(joined(base, changes))
     return Experiment(
         suite=suite,
         network=network,
@@ -94,7 +99,8 @@ def _one(
         seed=seed,
         use=use,
         options=settings,
-        schedule=schedule,
+        schedule=Schedule.model_validate(joined(schedule, changes)),
+        base=base and base.format(network=network, seed=seed),
     )
 
 

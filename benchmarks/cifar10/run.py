@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch import nn
 
 import lorank
 from cifar10.data import load
@@ -48,15 +49,25 @@ def wanted(patterns: list[str], file: Path) -> list[Experiment]:
     return found
 
 
-def prepared(experiment: Experiment, device: torch.device) -> Job:
+def prepared(experiment: Experiment, runs: Path, device: torch.device) -> Job:
     """Load what an experiment needs."""
     schedule = experiment.schedule
     cifar = load(device, holdout=schedule.holdout, images=schedule.images, seed=experiment.seed)
     torch.manual_seed(experiment.seed)
-    known = experiment.network in ("resnet20", "resnet32", "resnet44", "resnet56")
-    dense = pretrained(experiment.network) if known else load_model(experiment.network)
+    dense = started(experiment, runs)
     dense = dense.to(device, memory_format=torch.channels_last).eval()
     return Job(experiment, dense, cifar, torch.zeros(1, 3, 32, 32, device=device))
+
+
+def started(experiment: Experiment, runs: Path) -> nn.Module:
+    """The network that an experiment starts from: of its base, published, or as it is drawn."""
+    if experiment.base is not None:
+        path = runs / experiment.base / "model.safetensors"
+        if not path.exists():
+            sys.exit(f"{experiment.name} starts from {experiment.base}: run that first, --save")
+        return load_model(experiment.network, weights=path)
+    known = experiment.network in ("resnet20", "resnet32", "resnet44", "resnet56")
+    return pretrained(experiment.network) if known else load_model(experiment.network)
 
 
 def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +75,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
     if experiment.use not in METHODS:
         raise unknown("method", experiment.use, METHODS)
     device = torch.device(args.device)
-    job = prepared(experiment, device)
+    job = prepared(experiment, args.runs, device)
     method = METHODS[experiment.use](**experiment.options)
     folder = args.runs / experiment.name
     model, progress = fit(job, method, folder, args.runs / "teachers", args.compile)
@@ -87,7 +98,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "command": f"python benchmarks/cifar10/run.py {experiment.name}",
-        **experiment.model_dump(mode="json", include={"use", "options", "schedule"}),
+        **experiment.model_dump(mode="json", include={"use", "options", "schedule", "base"}),
     }
 
 

@@ -6,6 +6,7 @@ Those that need a package of their own import it when they begin.
 from cifar10.job import Maker
 from cifar10.methods.aimet import AIMET
 from cifar10.methods.channel_pruning import ChannelPruning
+from cifar10.methods.dense import Dense
 from cifar10.methods.narrow import Narrow
 from cifar10.methods.pat import PAT
 from cifar10.methods.svd import SVD
@@ -15,6 +16,7 @@ from cifar10.methods.tucker import Tucker
 
 METHODS: dict[str, Maker] = {
     "svd": SVD,
+    "dense": Dense,
     "truncation": Truncation,
     "trp": TRP,
     "tucker": Tucker,

@@ -1,12 +1,18 @@
 """Lorank's recipe from pretrained weights: sparsify in SVD form, cut to a budget, fine-tune."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 import lorank
 from cifar10.job import Job, Method
-from cifar10.methods.lowrank import convolutions, paired
+from cifar10.methods.dense import fresh
+from cifar10.methods.lowrank import convolutions, energy_ranks, paired, paying
+from lorank.compression.calibrate import Calibration
+from lorank.errors import LorankError
 from lorank.nn.pair import Pair
+from lorank.ranks import Spectra
 
 
 class SVD(Method):
@@ -21,6 +27,11 @@ class SVD(Method):
         layout: ``"auto"`` chooses for each layer.
         calibrated: whether layouts, ranks and cuts go by what layers read and answer for.
         by: ``"product"``, or ``"raw"`` for the published cut of ``|S|``.
+        rule: how ranks reach the budget: ``"budget"`` over all layers, or ``"energy"`` for one
+            threshold in every layer, as published.
+        form: ``"svd"``, or ``"dense"`` for dense layers until the one cut, for comparison; that
+            takes one layout for all layers.
+        scratch: whether weights are drawn anew instead of pretrained.
         rebuilt: whether a cut before training solves the factors again on data.
         plain: whether fine-tuning goes on in plain layers instead of SVD form.
         balanced: whether the two layers of each pair then get equally large weights.
@@ -37,32 +48,57 @@ class SVD(Method):
         layout: str = "auto",
         calibrated: bool = True,
         by: str = "product",
+        rule: str = "budget",
+        form: str = "svd",
+        scratch: bool = False,
         rebuilt: bool = True,
         plain: bool = False,
         balanced: bool = False,
     ):
+        if form == "dense" and layout == "auto":
+            raise LorankError('dense layers until the cut take one layout for all, found "auto"')
         self.sparsify, self.steps = sparsify, steps
         self.kind, self.sparsity, self.orthogonality = kind, sparsity, orthogonality
         self.layout, self.calibrated, self.by = layout, calibrated, by
+        self.rule, self.form, self.scratch = rule, form, scratch
         self.rebuilt, self.plain, self.balanced = rebuilt, plain, balanced
 
     def begin(self, job: Job) -> nn.Module:
         """Full rank, in layouts chosen for what is to come; cut at once if nothing sparsifies."""
-        dense = job.dense
-        layers = list(convolutions(dense))
+        start = fresh(job) if self.scratch else job.dense
+        if not self.sparsify:
+            return self._low(job, start)
+        if self.form == "dense":
+            return copy.deepcopy(start)
+        layouts = {name: spectrum.layout for name, spectrum in self._seen(job, start)[0].items()}
+        return lorank.decompose(start, layers=list(layouts), layout=layouts)
+
+    def _seen(self, job: Job, dense: nn.Module) -> tuple[Spectra, Calibration | None]:
+        """Spectra of the convolutions of a dense network, by weights or by what they answer for."""
         moments = lorank.calibrate(dense, job.calibration()) if self.calibrated else None
         spectra = lorank.measure(
-            dense, job.example, layout=self.layout, layers=layers, calibration=moments
+            dense,
+            job.example,
+            layout=self.layout,
+            layers=list(convolutions(dense)),
+            calibration=moments,
         )
+        return spectra, moments
+
+    def _low(self, job: Job, dense: nn.Module) -> nn.Module:
+        """Cut a dense network to the budget, in SVD form or plain."""
+        spectra, moments = self._seen(job, dense)
         layouts = {name: spectrum.layout for name, spectrum in spectra.items()}
-        if self.sparsify:
-            return lorank.decompose(dense, layers=layers, layout=layouts)
-        ranks = lorank.ranks.budget(spectra, macs=job.experiment.budget)
-        ranks = {name: rank for name, rank in ranks.items() if rank <= spectra[name].break_even}
+        ranks = paying(self._ranks(spectra, job.experiment.budget), spectra)
         low = lorank.decompose(dense, ranks, layout=layouts, calibration=moments)
         if self.rebuilt and moments is not None:
             low = lorank.reconstruct(low, dense, job.calibration(), calibration=moments)
         return self._folded(job, low) if self.plain else low
+
+    def _ranks(self, spectra: Spectra, macs: float) -> dict[str, int]:
+        if self.rule == "energy":
+            return energy_ranks(spectra, macs)
+        return lorank.ranks.budget(spectra, macs=macs)
 
     def _folded(self, job: Job, model: nn.Module) -> nn.Module:
         folded = lorank.fold(model, example=job.example)
@@ -71,7 +107,14 @@ class SVD(Method):
     def again(self, job: Job, weights: dict[str, Tensor]) -> nn.Module:
         """Pairs where the kept weights are of pairs, or as begun."""
         factored = any(name.endswith(".Vh") for name in weights)
-        return self.begin(job) if factored else paired(job, weights)
+        if not factored:
+            return paired(job, weights)
+        return self._same(job, weights) if self.form == "dense" else self.begin(job)
+
+    def _same(self, job: Job, weights: dict[str, Tensor]) -> nn.Module:
+        """Layers in SVD form at the ranks that the weights have."""
+        ranks = {n: len(weights[f"{n}.S"]) for n in convolutions(job.dense) if f"{n}.S" in weights}
+        return lorank.decompose(job.dense, ranks, layout=self.layout)
 
     def penalty(self, job: Job, model: nn.Module, progress: float) -> Tensor | None:
         """``λ_o·L_o``, with ``λ_s·L_s`` while sparsifying."""
@@ -86,10 +129,16 @@ class SVD(Method):
         epochs = job.experiment.schedule.epochs
         if not self.sparsify:
             return model
+        if self.form == "dense":
+            return self._low(job, model) if done == self._last(epochs) else model
         for step in range(1, self.steps + 1):
-            if done == max(step, round(self.sparsify * epochs * step / self.steps)):
+            if done == max(step, round(self._last(epochs) * step / self.steps)):
                 model = self._cut(job, model, step / self.steps)
         return model
+
+    def _last(self, epochs: int) -> int:
+        """The epoch after which the last cut is made."""
+        return max(1, round(self.sparsify * epochs))
 
     def _cut(self, job: Job, model: nn.Module, share: float) -> nn.Module:
         """Down the cubic schedule, fast first: ``1 − (1 − t)³`` of the way to the budget."""
@@ -97,7 +146,7 @@ class SVD(Method):
         macs = 1 - eased * (1 - job.experiment.budget)
         moments = lorank.calibrate(model, job.calibration()) if self.calibrated else None
         spectra = lorank.measure(model, job.example, calibration=moments, layers=_factored(model))
-        ranks = lorank.ranks.budget(spectra, macs=macs)
+        ranks = self._ranks(spectra, macs)
         ranks = {n: min(r, spectra[n].values.shape[-1]) for n, r in ranks.items()}
         model = lorank.prune(model, ranks, by=self.by, calibration=moments)
         last = share == 1

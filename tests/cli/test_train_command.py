@@ -277,3 +277,16 @@ def test_the_demo(lorank, tmp_path, seed):
     dense, low = answer["dense"], answer["low_rank"]
     assert dense["accuracy"] >= 0.975 and low["accuracy"] >= dense["accuracy"] - 0.005
     assert low["macs"] <= 0.35 * dense["macs"]
+
+
+def test_a_run_of_another_network_teaches(ended, lorank, refused, tmp_path):
+    typed = (*ended.typed, "--dense-epochs", "1", "--epochs", "2")
+    teacher = ("--teacher", ended.folder / "dense.safetensors")
+    lorank(*typed, *teacher, "--out", tmp_path / "a")
+    assert all("distillation" in e for e in epochs(tmp_path / "a") if e["stage"] != "dense")
+    said = refused(*typed, "--out", tmp_path / "a")
+    assert "a run with another teacher" in said
+    said = refused(*typed, "--teacher", "resnet20", "--out", tmp_path / "b")
+    assert "a teacher has trained weights" in said and not (tmp_path / "b").exists()
+    said = refused(*typed, "--teacher-weights", "x.th", "--out", tmp_path / "b")
+    assert "there is none" in said

@@ -12,7 +12,7 @@ from torch import nn
 import lorank
 from lorank.cli import options as opt
 from lorank.cli.figures import compared, figures, layer_shares
-from lorank.cli.network import Network, is_file, is_trained, network, source
+from lorank.cli.network import Network, Source, is_file, is_trained, network, source
 from lorank.cli.options import pairs
 from lorank.cli.record import origin
 from lorank.cli.show import Column, asides, note, percent, say, show, show_json, size, table
@@ -83,6 +83,18 @@ def train(
     sparsity: Annotated[
         float | None, typer.Option(metavar="LAMBDA", help="Weight of the sparsity penalty.")
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A trained network that teaches in place of the dense one: a file that lorank "
+            "wrote, or a name.",
+        ),
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Trained weights of a teacher by name."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -146,13 +158,32 @@ def train(
         assert given.data is not None
         _check_cuts(plan, found)
         info = found.info | {"data": data} | ({"weights": str(weights)} if weights else {})
-        result = _run(found.model, given.data, plan, out, info, fresh, origin(context))
+        guide = _teacher(teacher, teacher_weights, given)
+        result = _run(found.model, given.data, plan, out, info, fresh, origin(context), guide)
         if not _leads():
             return None
         answer = _answer(found, result, out, info)
         if plot or (plot is None and available()):
             answer["picture"] = str(_draw(found, out, result.ranks))
     return show_json(answer) if as_json else _show(answer)
+
+
+def _teacher(name: str | None, weights: Path | None, given: Source) -> nn.Module | None:
+    """The network that teaches, if one was named.
+
+    Raises:
+        LorankError: if it has no trained weights.
+    """
+    if name is None:
+        if weights is not None:
+            raise LorankError("--teacher-weights are of a --teacher, and there is none")
+        return None
+    found = network(name, given._replace(weights=weights, options={}))
+    if weights is None and not is_file(name) and is_trained(name, {}) is False:
+        raise LorankError(
+            f"a teacher has trained weights, and {name!r} has none: give --teacher-weights FILE"
+        )
+    return found.model
 
 
 def _recipe(
@@ -236,12 +267,15 @@ def _run(
     info: dict[str, Any],
     fresh: bool,
     made: dict[str, Any],
+    teacher: nn.Module | None,
 ) -> Result:
     """Train or go on, in a folder that holds this very run or none."""
     if not fresh:
         _same_run(out, info)
     try:
-        return carry_out(model, data, plan, out, fresh=fresh, info=info, origin=made)
+        return carry_out(
+            model, data, plan, out, fresh=fresh, info=info, origin=made, teacher=teacher
+        )
     except KeyboardInterrupt:
         if _leads():
             say("stopped: the same command goes on from the last whole epoch")

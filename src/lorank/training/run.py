@@ -44,6 +44,7 @@ from lorank.training.optimizers import make_optimizer
 from lorank.training.recipe import LAST, Cut, Recipe, Stage
 from lorank.training.spectra import write_spectra
 from lorank.training.state import NAME, State, load_state, save_state
+from lorank.training.teacher import check_teacher, fingerprint
 from lorank.training.truncation import cut_ranks, step_ranks
 
 DENSE, FACTORED, FOLDED = "dense.safetensors", "svd.safetensors", "model.safetensors"
@@ -81,6 +82,7 @@ def train(
     info: dict[str, Any] | None = None,
     origin: dict[str, Any] | None = None,
     task: Task = CLASSES,
+    teacher: nn.Module | None = None,
 ) -> Result:
     """Carry out a recipe.
 
@@ -101,24 +103,43 @@ def train(
         origin: kept in the log: ``command``, what was typed, and ``versions`` of programs.
         task: what the network is trained for, by default to tell classes apart. Of another task,
             what logs and results call accuracy is its share of right answers.
+        teacher: teaches in every stage with distillation, dense ones too, such as a larger
+            network; it is not changed. By default the dense network teaches, from the
+            decomposition on.
 
     Returns:
         The folded network with its figures, the same that ``result.json`` holds.
 
     Raises:
         LorankError: if a stage has nothing to train, the loss is not finite, a budget cannot be
-            reached, or the folder holds another run.
+            reached, the teacher answers in another shape or no stage listens to it, or the folder
+            holds another run.
         MissingExtraError: if Accelerate is not installed.
     """
     example = one_sample(data) if example is None else example
     check_precision(model, example)
+    if teacher is not None:
+        check_precision(teacher, example)
+        check_teacher(teacher, model, recipe, example)
     accelerator = _accelerator(recipe)
     folder = _folder(folder)
     if fresh and accelerator.is_main_process:
         (folder / NAME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     with Log(folder, main=accelerator.is_main_process, quiet=quiet) as log:
-        run = _Run(accelerator, data, recipe, folder, log, example, info or {}, model, origin, task)
+        run = _Run(
+            accelerator,
+            data,
+            recipe,
+            folder,
+            log,
+            example,
+            info or {},
+            model,
+            origin,
+            task,
+            teacher,
+        )
         return run.carry_out()
 
 
@@ -191,6 +212,7 @@ class _Run:
         dense: nn.Module,
         origin: dict[str, Any] | None = None,
         task: Task = CLASSES,
+        teacher: nn.Module | None = None,
     ):
         self.task = task
         self.accelerator = accelerator
@@ -203,7 +225,9 @@ class _Run:
         self.info = info
         self.origin = origin or {}
         self.state = State()
-        self.teacher: nn.Module | None = None
+        self.taught_by = None if teacher is None else fingerprint(teacher)
+        self.teacher = None if teacher is None else self._frozen(teacher)
+        self.dense: nn.Module | None = None
         self.before: Spectra | None = None
         self.model = (self._resume(dense) or copy.deepcopy(dense)).to(device)
         workers = recipe.workers
@@ -221,10 +245,17 @@ class _Run:
                 processes=self.accelerator.num_processes,
                 **self.origin,
             )
+            if self.taught_by is not None:
+                self.state.facts["teacher"] = self.taught_by
             return None
         self.state, model = found
+        if self.state.facts.get("teacher") != self.taught_by:
+            raise LorankError(
+                f"{self.folder} holds a run with another teacher: give the same one, take another "
+                "folder, or start afresh (--fresh)"
+            )
         if any(isinstance(m, Factored) for m in model.modules()):
-            self._set_teacher(load(self.folder / DENSE, dense))
+            self._set_dense(load(self.folder / DENSE, dense))
         self.log.console.print(self._where(), highlight=False)
         return model
 
@@ -268,7 +299,7 @@ class _Run:
     def _decompose(self) -> None:
         """Keep the dense network and its figures, then go over to SVD form."""
         self._save(self.model, DENSE)
-        self._set_teacher(self.model)
+        self._set_dense(self.model)
         accuracy = self._accuracy(self.model)
         dense = cost(self.model, self.example)
         self.state.facts |= {"dense_accuracy": accuracy, "dense_cost": dense._asdict()}
@@ -300,16 +331,21 @@ class _Run:
         """Write the spectra of the dense network, at the end with those of the low-rank one."""
         if not self.accelerator.is_main_process:
             return
-        assert self.teacher is not None  # the dense network, from the decomposition on
+        assert self.dense is not None  # from the decomposition on
         if self.before is None:
             skip = self._skip()
-            self.before = measure(self.teacher, self.example, layout=layout, skip=skip)
+            self.before = measure(self.dense, self.example, layout=layout, skip=skip)
         after = self._spectra() if ended else None
-        write_spectra(self.folder, self.teacher, self.before, after)
+        write_spectra(self.folder, self.dense, self.before, after)
 
-    def _set_teacher(self, dense: nn.Module) -> None:
-        teacher = copy.deepcopy(dense).to(self.accelerator.device).eval().requires_grad_(False)
-        self.teacher = laid_out(teacher, self.recipe.channels_last)
+    def _set_dense(self, dense: nn.Module) -> None:
+        """Keep the dense network, which teaches unless somebody else does."""
+        self.dense = self._frozen(dense)
+        self.teacher = self.teacher or self.dense
+
+    def _frozen(self, network: nn.Module) -> nn.Module:
+        frozen = copy.deepcopy(network).to(self.accelerator.device).eval().requires_grad_(False)
+        return laid_out(frozen, self.recipe.channels_last)
 
     def _prepare(self, optimizer: torch.optim.Optimizer) -> tuple[Actors, Any]:
         """Hand model, optimizer and data to the engine; what it held before is let go."""

@@ -36,7 +36,14 @@ def test_a_batch_is_its_items(images):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_loader_gets_ready_batches(images, workers):
     data = Subset(images, list(range(1, 10)))
-    loader = DataLoader(data, batch_size=4, collate_fn=as_is, num_workers=workers)
+    loader = DataLoader(
+        data,
+        batch_size=4,
+        collate_fn=as_is,
+        num_workers=workers,
+        # Other tests of this process have started threads, which a fork would stop in their tracks.
+        multiprocessing_context="spawn" if workers else None,
+    )
     got = list(loader)
     assert [len(x) for x, _ in got] == [4, 4, 1]
     assert torch.equal(torch.cat([x for x, _ in got]), images.__getitems__(range(1, 10))[0])

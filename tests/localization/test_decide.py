@@ -76,6 +76,18 @@ def test_matched_lines_stand_confusion_and_the_other_rules_do_not():
     assert errors("zero_crossing") > 2.5 * bound
 
 
+def test_long_offsets_that_vote_for_no_row_do_not_match_a_line():
+    """A step from +60 to −60 has a cosine of √3/2 with a line; its votes lie all over the place."""
+    rows, target, step = 500, 130, 380
+    at = torch.arange(rows, dtype=torch.float64)
+    curve = torch.where(at < step, 60.0, -60.0).double()
+    line = (at - target).abs() <= 60
+    jumps = 35.0 * (at % 5 < 2) * torch.where(at % 2 == 0, 1.0, -1.0)  # two of five are confused
+    curve[line] = (target - at + jumps)[line]
+    assert abs(decide(curve, 0, 1, rows, 60, "line_raw").row - step) < 5
+    assert decide(curve, 0, 1, rows, 60).row == pytest.approx(target, abs=1)
+
+
 def test_a_rule_that_should_fail_on_noise_alone_does():
     curve = torch.from_numpy(np.random.default_rng(0).uniform(-60, 60, 500))
     clean, _ = confused(0, share=0, noise=0)

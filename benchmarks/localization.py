@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import lorank
-import lorank.files.atomic
+import lorank.atomic
 from lorank.localization import RULES, Finder, Volume, decide, load_finder, new_finder, recipe
 from lorank.localization.cases import Case
 from lorank.localization.finder import reach
@@ -76,7 +76,7 @@ def kept(folder: Path, name: str, make) -> dict:
     place = folder / f"{name}.json"
     if not place.exists():
         found = make()
-        with lorank.files.atomic.replacing(place) as draft:
+        with lorank.atomic.replacing(place) as draft:
             draft.write_text(json.dumps(found))
     return json.loads(place.read_text())
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import lorank
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 

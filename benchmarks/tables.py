@@ -2,7 +2,7 @@
 
 import json
 
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 from record import RESULTS
 from sections import bayes, classwise, localization, networks, operators, quaternions, structured
 from sections.markdown import Section

@@ -8,7 +8,7 @@ from sources import MODULES, Import, imports, inside, room
 
 FLOORS = [
     {"errors"},
-    {"linalg"},
+    {"linalg", "atomic"},
     {"bayes"},  # below ranks: one of its models is a rank rule
     {"nn", "ranks", "penalties"},
     {"compression", "colour", "structured"},

@@ -34,7 +34,7 @@ from cifar10.job import Job
 from cifar10.methods.trp import TRP
 from cifar10.plan import Experiment, Schedule
 from cifar10.teachers import pretrained
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 from record import arguments, record
 
 SHARES = (1.0, 0.72, 0.5, 0.28, 0.15)

@@ -14,7 +14,7 @@ from cifar10.data import Part, View, normalised, seen_images, to, view
 from cifar10.job import Job, Method
 from cifar10.plan import Schedule
 from cifar10.teachers import Teachers
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 from lorank.nn import Factored
 from lorank.training.batches import mixed
 from lorank.training.objective import distillation_loss

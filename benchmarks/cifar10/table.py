@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cifar10.plan import FILE
 from cifar10.run import ROWS, rows
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 from record import RESULTS
 from sections.markdown import percent, table
 

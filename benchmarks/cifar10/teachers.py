@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cifar10.data import Cifar, seen_images, to, view
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 from lorank.zoo import load_model
 from record import data_folder
 

@@ -13,7 +13,7 @@ from invariance.arms import ARMS, Arm, term
 from invariance.networks import network
 from invariance.spectra import looked_at
 from invariance.training import Sets, alternating, error, joint
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 from lorank.zoo.images import Data, normalised
 
 TRAIN, HELD = 1000, 2000

@@ -1,12 +1,11 @@
 """The state of a sampler on disk: plain arrays, replaced as a whole, never unpickled."""
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError
 
 Arrays = dict[str, NDArray]
@@ -19,26 +18,14 @@ def save_arrays(path: str | Path, arrays: Arrays) -> None:
         LorankError: if the folder does not exist or cannot be written to.
 
     Example:
+        >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "state.npz"
         >>> save_arrays(target, {"x": np.ones(2)})
         >>> load_arrays(target)["x"].tolist()
         [1.0, 1.0]
     """
-    target = Path(os.path.realpath(path))
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:32]}.")
-    except OSError as error:
-        raise LorankError(
-            f"the sampler's state cannot be written to {path}: {error.strerror}"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(path) as draft, draft.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(path: str | Path) -> Arrays:

@@ -11,12 +11,12 @@ import typer
 from torch import Tensor, nn
 
 import lorank
+from lorank.atomic import replacing
 from lorank.cli.network import Network, fitting
 from lorank.cli.show import note
 from lorank.compression.calibrate import batch_size
 from lorank.compression.latency import device_of
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.nn.surgery import opened, select, sites
 from lorank.ranks import Spectra
 from lorank.zoo.samples import load_samples

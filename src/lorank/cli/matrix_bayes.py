@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from lorank.atomic import replacing
 from lorank.bayes import Collapsed, Prior, collapsed
 from lorank.cli.options import Json
 from lorank.cli.places import check_places
 from lorank.cli.show import Column, asides, percent, show, show_json, size, table
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.files.matrix import checked_ending, read_table, write_matrix
 from lorank.linalg import svd
 from lorank.report.signals import draw_signals

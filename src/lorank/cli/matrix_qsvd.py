@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from lorank.atomic import replacing
 from lorank.cli.options import Json
 from lorank.cli.places import check_places
 from lorank.cli.show import Column, asides, count, percent, precise, show, show_json, size, table
 from lorank.colour import Compressed, Rival, compress, picture, pixels, psnr, rivals
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.report.decay import Decay, draw_decay
 from lorank.zoo.image_file import ARRAY, checked_ending, read_image, write_image
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from lorank.atomic import replacing
 from lorank.cli.network import Network
 from lorank.cli.show import Column, show, table
 from lorank.compression.lipschitz import lipschitz
 from lorank.compression.operator import Operators, operators
 from lorank.compression.operator_cut import cut_errors
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.report.operators import draw_operators, operator_rows
 from lorank.report.pictures import require
 

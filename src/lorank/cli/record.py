@@ -12,10 +12,10 @@ import torch
 import typer
 
 import lorank
+from lorank.atomic import replacing
 from lorank.cli import clock
 from lorank.cli.network import Network, writable
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.nn.surgery import opened, sites
 from lorank.ranks import Spectra
 from lorank.report.record import FORMAT, VERSION, Figures, Record, Skipped, layers

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from lorank.atomic import replacing
 from lorank.cli.network import writable
 from lorank.cli.options import Json
 from lorank.cli.record import read_record
 from lorank.cli.show import asides, show, show_json, size
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.report.page import GENERATOR, render
 from lorank.report.plots import check_format, figures
 from lorank.report.record import Figures, Record, Timing

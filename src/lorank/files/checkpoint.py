@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.files.huggingface import has_config, save_folder
 from lorank.files.huggingface_model import load_folder
 from lorank.files.manifest import FORMAT, VERSION, manifest_text, tied_names

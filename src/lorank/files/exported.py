@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+from lorank.atomic import replacing
 from lorank.compression.trace import Example, run
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.files.parity import (
     Open,
     Parity,

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError
 from lorank.files import shards
-from lorank.files.atomic import replacing
 from lorank.files.manifest import FORMAT, VERSION, manifest_text, tied_names
 from lorank.files.shards import Entry, Part
 from lorank.files.structure import describe

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lorank.atomic import replacing
 from lorank.compression.cost import limit, nominal, site_macs
 from lorank.compression.layout import choose_layout
 from lorank.compression.measure import layer_error
 from lorank.errors import LorankError
 from lorank.files import shards
-from lorank.files.atomic import replacing
 from lorank.files.huggingface import (
     Folder,
     check_empty,

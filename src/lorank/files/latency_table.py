@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from lorank.atomic import replacing
 from lorank.compression.latency_table import LatencyTable
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 
 
 def save_table(table: LatencyTable, path: str | Path) -> Path:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError, unknown
-from lorank.files.atomic import replacing
 
 ENDINGS = (".csv", ".npy")
 ABSENT = {"", "na", "nan", "n/a", "null"}

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorank.atomic import replacing
 from lorank.compression.trace import Example
 from lorank.errors import LorankError, extra
-from lorank.files.atomic import replacing
 from lorank.files.parity import (
     Open,
     Parity,

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lorank.atomic import replacing
 from lorank.compression.agreement import Compared
 from lorank.compression.trace import Example
 from lorank.errors import LorankError, extra, unknown
-from lorank.files.atomic import replacing
 from lorank.files.onnx import export
 from lorank.files.parity import Parity, brief, exporting
 from lorank.files.runtime import OnnxModel

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 
 DTYPES = {
     "F64": torch.float64,

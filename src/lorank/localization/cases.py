@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.localization.projection import Projection, View, project
 from lorank.localization.reading import read_volume
 from lorank.localization.synthetic import synthetic_column, synthetic_projection

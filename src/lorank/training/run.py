@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from lorank.atomic import replacing
 from lorank.compression import (
     Calibration,
     Cost,
@@ -24,7 +25,6 @@ from lorank.compression import (
 from lorank.compression.trace import Example
 from lorank.errors import LorankError, extra
 from lorank.files import load, save
-from lorank.files.atomic import replacing
 from lorank.nn import Factored
 from lorank.nn.surgery import opened, sites
 from lorank.ranks import Spectra

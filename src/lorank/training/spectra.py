@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.nn.surgery import opened, sites
 from lorank.ranks import Price, Spectra, Spectrum
 from lorank.ranks.per_layer import check

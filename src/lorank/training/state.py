@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorank.atomic import replacing
 from lorank.errors import LorankError
-from lorank.files.atomic import replacing
 from lorank.files.structure import LayerTable, describe, rebuild
 from lorank.training.recipe import Recipe
 

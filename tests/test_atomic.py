@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from lorank import LorankError
-from lorank.files.atomic import replacing
+from lorank.atomic import replacing
 
 
 def test_a_new_file(tmp_path):

@@ -15,7 +15,8 @@ class Decision(NamedTuple):
 
     Attributes:
         row: in rows of the projection, fractional.
-        score: of the rule: for ``line`` the cosine, at most 1; for votes their share.
+        score: of the rule, at most 1: for ``line`` the cosine times the share of its windows that
+            agree, for ``line_raw`` the cosine, for votes their share.
     """
 
     row: float

@@ -112,6 +112,7 @@ def test_the_joint_law_tells_a_wrong_prior():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two minutes alone, many more beside others
 def test_simulation_based_calibration():
     """12×8 lying down, H = 4, 200 fits at once: ranks are uniform, five quantities."""
     generator = np.random.default_rng(0)

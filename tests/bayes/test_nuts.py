@@ -344,6 +344,7 @@ def test_every_prior_runs(prior):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # two minutes alone, many more beside others
 def test_all_samplers_agree():
     """Means of σ and sorted d within five Monte Carlo standard errors of exact Gibbs.
 

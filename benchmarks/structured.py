@@ -3,7 +3,8 @@
 Two settings. *Published*: sigmoid and tanh units, SGD with momentum at a constant rate, one update
 for each task with an optimizer of its own, summed reconstruction losses, weight decay in the tasks
 only, codes centred over the batch; 1,000 epochs at 0.001 are compressed to fewer at a rate as many
-times larger; also on faces of 25 × 25, with more epochs at a lower rate. *Modern*: ReLU, AdamW, a
+times larger; also on faces of 25 × 25, with more epochs at a lower rate, and in the published
+network, with hidden layers 1025-512-64. *Modern*: ReLU, AdamW, a
 cosine, one joint loss with averaged reconstruction losses, annealed to zero at half of the
 training, every labelled face also in a mirror, and 30 % of the pixels dropped; the learning rate of
 every arm is chosen alike, from one grid that grows at its ends, by the area under the curve on the
@@ -12,8 +13,9 @@ the epoch. A seed sets the split, the initial weights and
 the order of the batches, the same for all arms. Only the chosen runs see the test images, once
 each. The mean shape checks the protocol.
 
-Runs resume: each ends as one JSON file and one file of weights in the folder of runs. The pictures
-are read from the folder of real data and never written anywhere.
+Runs resume: each ends as one JSON file and one file of weights in the folder of runs. --settings
+runs some of the settings, and keeps what the last record says of the others. The pictures are read
+from the folder of real data and never written anywhere.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from lorank.structured.arms import ARMS, Arm, modern, perceptron, published, pub
 from lorank.structured.fit import Fitted, Plan, fit
 from lorank.structured.points import Landed, landed, point_errors
 from lorank.zoo.landmarks import Faces, landmarks, mirrored, read_faces
-from record import data_folder, record
+from record import RESULTS, data_folder, record
 
 HELD = 135
 HIDDEN = (256, 128, 64)
@@ -48,6 +50,9 @@ CHOOSING = 3
 PUBLISHED = ("sup", "in", "out", "in+out", "sup, rate ×10")
 HALVED = "published, 25×25"
 """The published setting on faces of half the side: a quarter of the inputs, more epochs."""
+LARGE = "published, 1025-512-64"
+"""The published setting in the published network, which is eleven times as large."""
+SETTINGS = ("modern", "published", HALVED, LARGE)
 MODERN = (
     *("sup", "scaled sup", "in", "out", "in+out"),
     *("scaled sup, label PCA", "scaled sup, kept", "centred, zero weights"),
@@ -79,11 +84,12 @@ class Run(NamedTuple):
     def key(self) -> str:
         words = "".join(c if c.isalnum() else "-" for c in self.arm)
         about = f"{self.labels}-{self.seed}-{self.rate:.0e}-{self.epochs}"
-        return f"{self.setting.replace(', 25×25', '25')}-{words}-{about}"
+        setting = self.setting.replace(", 25×25", "25").replace(", 1025-512-64", "1025")
+        return f"{setting}-{words}-{about}"
 
     @property
     def as_published(self) -> bool:
-        return self.setting in ("published", HALVED)
+        return self.setting != "modern"
 
 
 def shown(run: Run, faces: Faces) -> Faces:
@@ -101,7 +107,8 @@ def split(run: Run, sets: Sets) -> tuple[Tensor, Tensor]:
 
 def network(run: Run) -> nn.Sequential:
     torch.manual_seed(run.seed)
-    sizes = (625 if run.setting == HALVED else 2500, *HIDDEN, 136)
+    hidden = (1025, 512, 64) if run.setting == LARGE else HIDDEN
+    sizes = (625 if run.setting == HALVED else 2500, *hidden, 136)
     if run.as_published:
         return perceptron(sizes, BENT, published=True)
     return perceptron(sizes, dropout=DROPPED)
@@ -219,8 +226,8 @@ def mean_shape(sets: Sets) -> dict[str, Any]:
 
 
 def planned(args: argparse.Namespace, sets: Sets, folder: Path) -> Iterator[Run]:
-    """The runs of the table, arm by arm; learning rates are chosen on the way."""
-    for labels in sorted(args.labels):
+    """The runs of the settings asked for, arm by arm; learning rates are chosen on the way."""
+    for labels in sorted(args.labels if "modern" in args.settings else ()):
         few = labels < 300
         epochs = args.few_epochs if few else args.epochs
         for arm in (*MODERN, *(MORE if few else ())):
@@ -230,10 +237,11 @@ def planned(args: argparse.Namespace, sets: Sets, folder: Path) -> Iterator[Run]
     for setting, epochs in (
         ("published", args.published_epochs),
         (HALVED, args.halved_epochs),
+        (LARGE, args.large_epochs),
     ):
-        for arm in PUBLISHED:
+        for arm in PUBLISHED if setting in args.settings else ():
             rate = (10 if "×10" in arm else 1) / epochs
-            for seed in range(args.seeds):
+            for seed in range(args.large_seeds if setting == LARGE else args.seeds):
                 yield Run(setting, arm, max(args.labels), seed, rate, epochs)
 
 
@@ -261,6 +269,14 @@ def mean_and_deviation(values: list[float]) -> list[float]:
     return [round(statistics.fmean(values), 5), round(deviation, 5)]
 
 
+def recorded(settings: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What the last record says of some settings."""
+    if not settings:
+        return []
+    rows = json.loads((RESULTS / "structured.json").read_text())["figures"]["runs"]
+    return [row for row in rows if row["setting"] in settings]
+
+
 def load(folder: Path) -> Sets:
     train, test = landmarks(folder, "lfpw")
     return Sets(train, test, read_faces(folder / "helen_train.npz"))
@@ -274,17 +290,22 @@ def main() -> None:
     parser.add_argument("--few-epochs", type=int, default=60, help="with fewer than 300 labels")
     parser.add_argument("--published-epochs", type=int, default=60)
     parser.add_argument("--halved-epochs", type=int, default=100, help="on faces of 25 × 25")
+    parser.add_argument("--large-epochs", type=int, default=100, help="in the published network")
+    parser.add_argument("--large-seeds", type=int, default=3)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     parser.add_argument("--quick", action="store_true", help="two epochs and seeds, no JSON")
     parser.add_argument("--runs", default="runs/structured")
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.epochs, args.few_epochs = 2, 2, 2
-        args.published_epochs, args.halved_epochs = 2, 2
+        args.published_epochs, args.halved_epochs, args.large_epochs = 2, 2, 2
     torch.set_num_threads(1)
     folder = Path(args.runs)
     folder.mkdir(parents=True, exist_ok=True)
     sets = load(data_folder() / "landmarks")
     rows = [judged(run, sets, folder) for run in planned(args, sets, folder)]
+    if not args.quick:
+        rows += recorded(tuple(s for s in SETTINGS if s not in args.settings))
     figures = {
         "mean_shape": mean_shape(sets),
         "hidden": HIDDEN,
@@ -296,6 +317,7 @@ def main() -> None:
         print(json.dumps({k: figures[k] for k in ("mean_shape", "summary")}, indent=1))
         return
     names = ("labels", "seeds", "epochs", "few_epochs", "published_epochs", "halved_epochs")
+    names += ("large_epochs", "large_seeds")
     settings = {name: getattr(args, name) for name in names}
     words = ["python", "benchmarks/structured.py"]
     record("structured", figures, command=shlex.join(words), **settings)

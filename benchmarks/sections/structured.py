@@ -19,6 +19,8 @@ weight decay in the tasks only. *Rate ×10* is plain supervised training of the 
 times the learning rate.""",
     "published, 25×25": """**Published setting on faces of 25×25**, compressed to
 {published_epochs} epochs at a rate of {rate}.""",
+    "published, 1025-512-64": """**Published setting in the published network**, hidden layers
+1025-512-64, compressed to {published_epochs} epochs at a rate of {rate}.""",
     "modern": """**Tuned**: ReLU, AdamW, a cosine, mirrored faces, input dropout; the learning rate
 of every arm is the best of {rates}, and beyond where the best lies at an end, by the validation
 images of the first seed, and with 100 labels of three seeds. Tasks are mean-scaled and annealed to

@@ -127,7 +127,8 @@ def test_one_scan_that_cannot_be_used_leaves_the_others(run, scan, outcome, tmp_
     done = outcome(*words, "--axes", "SPL", "--step", 4, "--json")
     assert done.code == 2 and len(done.json["scans"]) == 1
     assert [one["scan"] for one in done.json["failed"]] == [str(tmp_path / "none.npy")]
-    assert "1 of 2 scans could not be used" in done.err and "there is no file" in done.err
+    assert "1 of 2 scans could not be used: there is no file" in done.err
+    assert done.err.count("none.npy") == 1
 
 
 def test_what_cannot_be_used_is_said_in_one_sentence(run, scan, refused, tmp_path):
@@ -149,6 +150,12 @@ def test_what_cannot_be_used_is_said_in_one_sentence(run, scan, refused, tmp_pat
     assert "found nan" in refused("slice", "train", "synthetic:4", "--lr", "nan", *out)
     assert "found 1.5" in refused("slice", "train", "synthetic:4", "--macs", "1.5", *out)
     assert "even number" in refused("slice", "train", "synthetic:4", "--rows", 33, *out)
+    assert "--seed" in refused("slice", "train", "synthetic:4", "--seed", 2**63, *out)
+    (tmp_path / "t.csv").write_text("")
+    assert "found nothing" in refused("slice", "train", tmp_path / "t.csv", *out)
+    for width in (-1, 1.5):
+        words = ("slice", "train", "synthetic:4", "--option", f"width={width}", *out)
+        assert "'offset_net' cannot be made" in refused(*words)
 
 
 def test_another_view_in_a_run_s_folder_is_refused(run, refused):

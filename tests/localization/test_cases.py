@@ -110,6 +110,20 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path, head, lines, says):
         read_cases(table(tmp_path, lines, head), VIEW)
 
 
+def test_an_empty_file_is_no_table(tmp_path):
+    (tmp_path / "cases.csv").write_text("")
+    with pytest.raises(LorankError, match=r"names the columns scan and slice.* found nothing"):
+        read_cases(tmp_path / "cases.csv", VIEW)
+
+
+def test_columns_are_made_from_the_front(tmp_path):
+    with pytest.raises(LorankError, match="seen from the front, found plane 'lateral'"):
+        read_cases("synthetic:2", View(plane="lateral"))
+    for height in (0.0, -1.0, 100.0):
+        with pytest.raises(LorankError, match="a made scan: a scan needs the millimetres"):
+            synthetic_volume(0, height=height)
+
+
 def test_a_slice_that_is_not_in_the_scan_is_refused(three):
     text = three.read_text().replace(",SPL", ",SPL").split("\n")
     cells = text[1].split(",")

@@ -119,3 +119,17 @@ def test_a_flat_curve_and_a_short_line():
         decide(torch.zeros(50), 0, 6, 300, 10)
     with pytest.raises(LorankError, match="unknown decision"):
         decide(torch.zeros(50), 0, 1, 50, 10, "lines")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("first", "step", "rows"), [(5, 1, 20), (-1, 1, 40), (0, 0, 40)])
+def test_windows_outside_the_image_are_refused(rule, first, step, rows):
+    with pytest.raises(LorankError, match=f"go down an image of {rows} rows, found centres from"):
+        decide(torch.zeros(30), first, step, rows, 10, rule)
+    with pytest.raises(LorankError, match="go down an image"):
+        line_scores(torch.zeros(30), first, step, rows, 10)
+
+
+def test_a_curve_that_is_no_tensor_is_refused():
+    with pytest.raises(LorankError, match=r"one offset a window, .* found ndarray"):
+        decide(np.zeros(30), 0, 1, 30, 10)

@@ -76,6 +76,8 @@ def test_a_scan_that_does_not_suit_is_refused():
     wide = Projection(np.zeros((99, 17), np.float32), 1.0, 99, 1.0, True)
     with pytest.raises(LorankError, match=r"takes 16 columns .* found 17"):
         finder.locate(wide)
+    with pytest.raises(LorankError, match=r"knows its spacing and axes.* found ndarray"):
+        finder.locate(np.zeros((4, 200, 60)))
 
 
 @pytest.mark.parametrize("value", [-1000, 3000])
@@ -204,13 +206,19 @@ def test_a_trained_backbone_gets_the_scale_it_was_trained_on(mine):
     [
         ("mine:maps", "tensor \\(N, outputs\\)"),
         ("mine:headless", "ends in no linear layer"),
-        ("mine:big", "does not run on windows of 32 × 16"),
+        ("mine:big", r"does not run on windows of 32 × 16: with 1 channel\(s\) .*; with 3 channel"),
         ("offsetnet", "unknown model"),
     ],
 )
 def test_a_backbone_that_cannot_be_used_is_refused(mine, spec, says):
     with pytest.raises(LorankError, match=says):
         make_regressor(spec, VIEW)
+
+
+@pytest.mark.parametrize("width", [-1, 1.5, "wide"])
+def test_options_that_make_no_network_are_refused(width):
+    with pytest.raises(LorankError, match="'offset_net' cannot be made: "):
+        make_regressor("offset_net", VIEW, width=width)
 
 
 @pytest.mark.parametrize("spec", ["resnet8", "vgg"])
@@ -243,3 +251,30 @@ def test_few_scans_give_no_confidence():
     assert fit_confidence([0.5] * 9, [0.0] * 9) is None
     with pytest.raises(LorankError, match="one error a score"):
         fit_confidence([0.5], [])
+    for score, error in ((float("nan"), 0.0), (0.5, float("inf"))):
+        with pytest.raises(LorankError, match="finite, found NaN or Inf"):
+            fit_confidence([score] * 20, [error] * 20)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"confidence": ["a", 0.0, 10.0, 12]},
+        {"confidence": [float("nan"), 0.0, 10.0, 12]},
+        {"confidence": [1.0]},
+        {"facts": [1]},
+        {"view": {"rows": 32.0, "columns": 16}},
+        {"backbone": {"spec": "offset_net", "options": {}, "channels": 1, "trained": False}},
+        {"backbone": {"scale": "a"}},
+        {"backbone": {"scale": None}},
+    ],
+)
+def test_a_damaged_description_is_refused(tmp_path, change):
+    finder = new_finder("offset_net", VIEW, width=4)
+    finder.save(tmp_path / "a.safetensors")
+    info = read_manifest(tmp_path / "a.safetensors")["info"]
+    if "scale" in change.get("backbone", {}):
+        change = {"backbone": info["backbone"] | change["backbone"]}
+    lorank.save(finder.network, tmp_path / "a.safetensors", info=info | change)
+    with pytest.raises(LorankError, match="damaged description"):
+        load_finder(tmp_path / "a.safetensors")

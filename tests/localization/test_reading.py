@@ -393,3 +393,60 @@ def test_scaling_is_exact_where_it_stays_whole(dtype, scale):
     assert np.array_equal(found.astype(np.float64), wanted)
     whole = np.issubdtype(dtype, np.integer) and scale[0] != 0.5 and scale[0] < 1e6
     assert (found.dtype == np.int16) is bool(whole)
+
+
+def test_a_packed_file_with_a_changed_bit_is_refused(tmp_path):
+    """Most of them unpack to other voxels: only the checksum at the end of the file tells."""
+    path = write_nifti(synthetic_volume(0)[0], tmp_path / "a.nii.gz")
+    whole = path.read_bytes()
+    content = bytearray(whole)
+    content[-5] ^= 1  # of the checksum, as a bit of the voxels would be one the other way
+    path.write_bytes(content)
+    with pytest.raises(LorankError, match="cannot be read as NIfTI: CRC check failed"):
+        read_volume(path)
+    path.write_bytes(whole[:-3])
+    with pytest.raises(LorankError, match="cannot be read as NIfTI"):
+        read_volume(path)
+
+
+def test_a_file_that_is_no_array_is_refused_without_advice_to_unpickle(tmp_path):
+    for content in (b"what else", b"PK"):
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(LorankError, match="no whole array in NumPy's format") as said:
+            read_volume(tmp_path / "a.npy", spacing=(1, 1, 1), axes="RAS")
+        assert "pickle" not in str(said.value)
+
+
+@pytest.mark.parametrize("spacing", ["111", 1.0])
+def test_a_spacing_that_is_no_list_is_refused(tmp_path, spacing):
+    np.save(tmp_path / "a.npy", small().values)
+    with pytest.raises(LorankError, match=r"millimetres from voxel to voxel .* found '?1"):
+        read_volume(tmp_path / "a.npy", spacing=spacing, axes="RAS")
+
+
+@pytest.mark.parametrize(
+    "kind", ["1.2.840.10008.5.1.4.4.1.2", "1.2.840.10008.5.1.4.1\x1e1.2", "1.2\\1.3"]
+)
+def test_a_slice_whose_header_is_damaged_is_not_left_out(tmp_path, kind):
+    """Its kind is none that DICOM knows, so that it cannot be trusted to be no slice."""
+    folder = write_series(small(), tmp_path / "s")
+    path = next(
+        p for p in folder.iterdir() if pydicom.dcmread(p).ImagePositionPatient[2] == 10 + 5 * 2.5
+    )
+    content = path.read_bytes().replace(b"1.2.840.10008.5.1.4.1.1.2", kind.encode().ljust(25), 1)
+    broken = content.index(b"(\x00\x10\x00US")  # the tag of the number of rows
+    path.write_bytes(content[:broken] + b"(\x00\x0f" + content[broken + 3 :])
+    with pytest.raises(LorankError, match="breaks off in its header"):
+        read_volume(folder)
+
+
+def test_a_header_that_cannot_be_decoded_is_refused(tmp_path):
+    folder = write_series(small(), tmp_path / "s")
+    path = next(folder.iterdir())
+    content = path.read_bytes()
+    kind = content.index(b"\x02\x00\x02\x00UI")
+    rows = content.index(b"(\x00\x10\x00US")
+    changed = content[: kind + 4] + b"WI" + content[kind + 6 : rows] + b"(\x00\x0f"
+    path.write_bytes(changed + content[rows + 3 :])
+    with pytest.raises(LorankError, match="cannot be read as DICOM"):
+        read_volume(folder)

@@ -74,3 +74,17 @@ def test_no_scan_and_no_target_are_refused():
             Windows(scans, targets, VIEW)
     with pytest.raises(LorankError, match="whole number of rows"):
         centres(ramp(), VIEW, step=0)
+
+
+def test_images_of_another_view_are_refused():
+    """A network may take any width, and would be trained on what its finder then refuses."""
+    with pytest.raises(LorankError, match="takes 4 columns and rows of 1 mm, found 3 and 1 mm"):
+        Windows([ramp()], [50.0], View(rows=32, columns=4))
+    with pytest.raises(LorankError, match="rows of 2 mm, found 3 and 1 mm"):
+        Windows([ramp()], [50.0], View(rows=32, columns=3, row_mm=2.0))
+
+
+def test_no_window_of_a_scan_is_refused():
+    for count in (0, -1):
+        with pytest.raises(LorankError, match=f"at least 1 window, found {count}"):
+            Windows([ramp()], [50.0], VIEW, per_scan=count)

@@ -107,7 +107,7 @@ def predict(
     if rows or as_json:
         show_json(answer) if as_json else _show(answer)
     if failed:
-        reasons = "; ".join(f"{one['scan']}: {one['reason']}" for one in failed)
+        reasons = "; ".join(map(_named, failed))
         raise LorankError(f"{len(failed)} of {len(scans)} scans could not be used: {reasons}")
 
 
@@ -177,6 +177,12 @@ def _row(found: Found, target: int | None, error: float | None) -> dict[str, Any
         "target": target,
         "error_mm": None if error is None else round(error, 3),
     }
+
+
+def _named(failure: dict[str, str]) -> str:
+    """Why a scan could not be used, with its name where the reason leaves it out."""
+    scan, reason = failure["scan"], failure["reason"]
+    return reason if scan in reason else f"{scan}: {reason}"
 
 
 COLUMNS = (

@@ -56,7 +56,9 @@ def train(
     windows: Annotated[
         int, typer.Option(metavar="N", min=1, help="Windows of each training scan.")
     ] = 64,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of weights, order and splits.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Of weights, order and splits.")
+    ] = 0,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew where the folder holds a run.")
     ] = False,

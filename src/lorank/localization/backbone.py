@@ -144,7 +144,7 @@ def _backbone(spec: str, weights: str | Path | None, options: dict[str, Any]) ->
         raise LorankError(f"{spec!r} has no weights of its own to load: continue from a finder")
     try:
         return OWN[spec](**options)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise LorankError(f"{spec!r} cannot be made: {reason(error)}") from None
 
 
@@ -152,13 +152,14 @@ def _backbone(spec: str, weights: str | Path | None, options: dict[str, Any]) ->
 def _probe(backbone: nn.Module, view: View, spec: str) -> tuple[int, int]:
     """Find the channels that a backbone takes, and its number of outputs."""
     modes = {module: module.training for module in backbone.modules()}
+    faults = []
     backbone.eval()
     try:
         for channels in (1, 3):
             try:
                 found = backbone(torch.zeros(2, channels, *view.size))
             except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-                fault = reason(error)
+                faults.append(f"with {channels} channel(s) {reason(error)}")
                 continue
             if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2:
                 raise LorankError(
@@ -169,7 +170,8 @@ def _probe(backbone: nn.Module, view: View, spec: str) -> tuple[int, int]:
         for module, mode in modes.items():
             module.training = mode
     rows, columns = view.size
-    raise LorankError(f"{spec!r} does not run on windows of {rows} × {columns}: {fault}")
+    told = "; ".join(faults)
+    raise LorankError(f"{spec!r} does not run on windows of {rows} × {columns}: {told}")
 
 
 def _new_head(backbone: nn.Module, spec: str) -> None:

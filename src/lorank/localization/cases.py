@@ -138,10 +138,9 @@ def read_table(path: str | Path) -> list[Row]:
     try:
         with place.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            lines = list(reader)
+            names, lines = [name or "" for name in reader.fieldnames or []], list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise LorankError(f"{place} is no text with commas: {error}") from None
-    names = [name or "" for name in reader.fieldnames or []]
     wrong = [name for name in names if name not in COLUMNS]
     if "scan" not in names or "slice" not in names or wrong:
         raise LorankError(

@@ -1,5 +1,6 @@
 """What a match score is worth: the chance that a decision is right, learnt on validation scans."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def fit_confidence(
         The fitted curve; ``None`` for fewer than 10 scans.
 
     Raises:
-        LorankError: if there is not one error a score.
+        LorankError: if there is not one error a score, or one of them is not finite.
 
     Source: Platt, "Probabilistic outputs for support vector machines", 1999.
 
@@ -65,6 +66,8 @@ def fit_confidence(
     """
     if len(scores) != len(errors):
         raise LorankError(f"one error a score, found {len(errors)} and {len(scores)}")
+    if not all(map(math.isfinite, (*scores, *errors))):
+        raise LorankError("scores and errors are finite, found NaN or Inf")
     if len(scores) < FEWEST:
         return None
     s = torch.tensor(list(scores), dtype=torch.float64)

@@ -42,7 +42,8 @@ def line_scores(offsets: Tensor, first: int, step: int, rows: int, half: int) ->
         (rows,), between −1 and 1.
 
     Raises:
-        LorankError: if the curve is empty or holds NaN or Inf, or the line is shorter than 2 steps.
+        LorankError: if the curve is empty or holds NaN or Inf, its windows lie outside the image,
+            or the line is shorter than 2 steps.
 
     Cost: O(rows · half). Source: the decision of Belharbi et al., 2017, as their slides state it;
     the cosine and what happens near the ends are ours.
@@ -53,6 +54,7 @@ def line_scores(offsets: Tensor, first: int, step: int, rows: int, half: int) ->
         (20, 1.0)
     """
     check_curve(offsets)
+    check_places(offsets, first, step, rows)
     if half < 2 * step:
         raise LorankError(f"half a line has at least 2 windows, found {half} rows, step {step}")
     f, seen = _on_rows(offsets.double().clamp(-half, half), first, step, rows)
@@ -259,7 +261,7 @@ def decide(
         rule: its name.
 
     Raises:
-        LorankError: if the rule is unknown, or the curve is empty or not finite.
+        LorankError: if the rule is unknown, or the curve is empty, not finite or outside the image.
 
     Example:
         >>> decide(20.0 - torch.arange(50.0), 0, 1, 50, 10, rule="zero_crossing").row
@@ -267,6 +269,8 @@ def decide(
     """
     if rule not in RULES:
         raise unknown("decision", rule, RULES)
+    check_curve(offsets)
+    check_places(offsets, first, step, rows)
     return RULES[rule](offsets, first, step, rows, half)
 
 
@@ -276,10 +280,23 @@ def check_curve(offsets: Tensor) -> None:
     Raises:
         LorankError: if it is empty, not one-dimensional, or not finite.
     """
-    if offsets.ndim != 1 or not len(offsets):
-        raise LorankError(
-            f"a curve has one offset a window, and at least one: found {tuple(offsets.shape)}"
-        )
+    if not isinstance(offsets, Tensor) or offsets.ndim != 1 or not len(offsets):
+        found = tuple(offsets.shape) if isinstance(offsets, Tensor) else type(offsets).__name__
+        raise LorankError(f"a curve has one offset a window, and at least one: found {found}")
     bad = int((~torch.isfinite(offsets)).sum())
     if bad:
         raise LorankError(f"offsets are finite, found NaN or Inf in {bad} of {len(offsets)}")
+
+
+def check_places(offsets: Tensor, first: int, step: int, rows: int) -> None:
+    """Refuse windows whose centres are no rows of the image.
+
+    Raises:
+        LorankError: if the step is not positive, or a centre lies outside.
+    """
+    last = first + step * (len(offsets) - 1)
+    if step < 1 or first < 0 or last >= rows:
+        raise LorankError(
+            f"windows go down an image of {rows} rows, found centres from row {first} to {last} by "
+            f"steps of {step}"
+        )

@@ -94,14 +94,15 @@ def _headers(pydicom: Any, place: Path) -> list[Slice]:
             header = pydicom.dcmread(path, stop_before_pixels=True)
             for name in READ:  # decoded when first asked for
                 header.get(name)
+            kind = None if "Rows" in header else header.file_meta.get("MediaStorageSOPClassUID")
         except pydicom.errors.InvalidDicomError:
             foreign.append(path)
             continue
         except Exception as error:  # a damaged file may make the reader raise anything
             raise LorankError(f"{path} cannot be read as DICOM: {reason(error)}") from None
-        if "Rows" in header:  # what has no pixels, such as a DICOMDIR or a report, is no slice
+        if "Rows" in header:
             found.append(Slice(path, header))
-        elif CT_IMAGE.startswith(str(header.file_meta.get("MediaStorageSOPClassUID", ""))):
+        elif not _needs_no_pixels(pydicom, kind):
             raise LorankError(f"{path} cannot be read as DICOM: it breaks off in its header")
     if not found:
         raise LorankError(f"{place} holds no DICOM file with an image")
@@ -110,6 +111,13 @@ def _headers(pydicom: Any, place: Path) -> list[Slice]:
     if broken is not None:  # left out, it could be the slice that others are counted from
         raise LorankError(f"{broken} ends as the slices do and is no DICOM: is it damaged?")
     return found
+
+
+def _needs_no_pixels(pydicom: Any, kind: Any) -> bool:
+    """Whether a file says that it is no slice: a DICOMDIR, a report, or what a maker keeps."""
+    if not isinstance(kind, pydicom.uid.UID) or not kind.is_valid or CT_IMAGE.startswith(kind):
+        return False
+    return kind.is_private or bool(kind.type)
 
 
 def _series(found: list[Slice], place: Path, series: str | None) -> list[Slice]:
@@ -240,6 +248,6 @@ def _pixels(pydicom: Any, one: Slice) -> np.ndarray:
 def _packed(one: Slice) -> str:
     """Say what helps with packed pixels."""
     syntax = one.header.file_meta.get("TransferSyntaxUID")
-    if syntax is None or not (syntax.is_transfer_syntax and syntax.is_compressed):
+    if not getattr(syntax, "is_transfer_syntax", False) or not syntax.is_compressed:
         return ""
     return f"; they are packed ({syntax.name}): install the plugin of pydicom's for that"

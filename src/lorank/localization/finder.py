@@ -1,6 +1,7 @@
 """A trained finder: scan in, slice out; and its file."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,11 +90,11 @@ class Finder:
             Offsets (n,) in rows, and the row of the first window's centre.
 
         Raises:
-            LorankError: if the projection does not suit the view, is shorter than a window or
-                empty.
+            LorankError: if the projection does not suit the view or the step, is shorter than a
+                window or empty.
         """
-        self._check(projection)
         at = centres(projection, self.view, step)
+        _check_shows(projection)
         network = self.network.eval()
         device = next(network.parameters()).device
         cut = windows(torch.from_numpy(projection.image), at, self.view.rows)
@@ -112,12 +113,17 @@ class Finder:
             The slice, its score and the confidence.
 
         Raises:
-            LorankError: if the scan cannot be projected, is shorter than a window or shows
-                nothing, or the rule is unknown.
+            LorankError: if the scan is no volume, cannot be projected, is shorter than a window or
+                shows nothing, or the rule is unknown.
 
         Cost: one projection, and one pass of the network for each window.
         """
         projection = project(scan, self.view) if isinstance(scan, Volume) else scan
+        if not isinstance(projection, Projection):
+            raise LorankError(
+                "a scan is a Volume, which knows its spacing and axes, or its projection, found "
+                f"{type(scan).__name__}"
+            )
         offsets, first = self.curve(projection, step)
         rows = len(projection.image)
         decision = decide(offsets, first, step, rows, self.half, rule)
@@ -138,19 +144,6 @@ class Finder:
         offsets, first = self.curve(projection, step)
         return line_scores(offsets, first, step, len(projection.image), self.half)
 
-    def _check(self, projection: Projection) -> None:
-        columns, row_mm = projection.image.shape[1], projection.row_mm
-        if (columns, row_mm) != (self.view.columns, self.view.row_mm):
-            raise LorankError(
-                f"{projection.name}: this finder takes {self.view.columns} columns and rows of "
-                f"{self.view.row_mm:g} mm, found {columns} and {row_mm:g} mm"
-            )
-        if blank(projection.image):
-            raise LorankError(
-                f"{projection.name}: the projection is empty, all of its pixels are alike: is the "
-                "scan in Hounsfield units, and its spacing in mm?"
-            )
-
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whose header has the view, the backbone and the confidence.
 
@@ -166,6 +159,14 @@ class Finder:
             "facts": self.facts,
         }
         save(self.network, path, info=info)
+
+
+def _check_shows(projection: Projection) -> None:
+    if blank(projection.image):
+        raise LorankError(
+            f"{projection.name}: the projection is empty, all of its pixels are alike: is the "
+            "scan in Hounsfield units, and its spacing in mm?"
+        )
 
 
 def reach(view: View) -> int:
@@ -206,9 +207,10 @@ def load_finder(path: str | Path, *, backbone: str | None = None) -> Finder:
     try:
         view, kept = View(**info["view"]), dict(info["backbone"])
         spec, options = str(kept["spec"]), dict(kept["options"])
-        channels, trained, scale = int(kept["channels"]), bool(kept["trained"]), kept["scale"]
-        held = info["confidence"]
-        confidence = None if held is None else Confidence(*held)
+        channels, trained = int(kept["channels"]), bool(kept["trained"])
+        scale = float(kept["scale"])
+        facts = dict(info.get("facts") or {})
+        confidence = _confidence(info["confidence"])
     except (KeyError, TypeError, ValueError) as error:
         raise LorankError(f"{place} has a damaged description of its finder: {error}") from None
     _trusted(place, spec, options, backbone)
@@ -216,7 +218,16 @@ def load_finder(path: str | Path, *, backbone: str | None = None) -> Finder:
     dense = make_regressor(spec, view, scale=scale, **sized)
     dense = Regressor(dense.backbone, scale, channels, trained)
     network = load(place, dense).eval()
-    return Finder(network, view, kept, confidence, dict(info.get("facts") or {}))
+    return Finder(network, view, kept, confidence, facts)
+
+
+def _confidence(held: Any) -> Confidence | None:
+    if held is None:
+        return None
+    slope, bias, tolerance, scans = map(float, held)
+    if not all(map(math.isfinite, (slope, bias, tolerance, scans))):
+        raise ValueError(f"the confidence is of finite numbers, found {held}")
+    return Confidence(slope, bias, tolerance, int(scans))
 
 
 FILE = "finder.safetensors"

@@ -48,6 +48,10 @@ class View:
     def __post_init__(self) -> None:
         if self.plane not in PLANES:
             raise unknown("plane", self.plane, PLANES)
+        for name in ("rows", "columns"):
+            found = getattr(self, name)
+            if not isinstance(found, int):
+                raise LorankError(f"{name} of a view are a whole number, found {found!r}")
         sizes = all(0 < size < float("inf") for size in (self.row_mm, self.column_mm))
         if not (sizes and self.columns >= 1):
             raise LorankError(

@@ -77,9 +77,8 @@ def _read_array(place: Path, spacing: Sequence[float] | None, axes: str | None) 
         lacks = [n for n, v in (("spacing", spacing), ("axes", axes)) if v is None]
         raise LorankError(f"{place} states neither spacing nor orientation: give its {lacks[0]}")
     try:
-        values = np.load(place, allow_pickle=False)
+        with place.open("rb") as file:
+            values = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # a damaged header may make the reader raise anything
         raise LorankError(f"{place} is no whole array in NumPy's format: {reason(error)}") from None
-    if not isinstance(values, np.ndarray):
-        raise LorankError(f"{place} must hold one array, found an archive of several")
-    return Volume(values, tuple(spacing), axes, name=str(place))  # type: ignore[arg-type]
+    return Volume(values, spacing, axes, name=str(place))  # type: ignore[arg-type]

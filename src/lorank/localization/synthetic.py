@@ -12,7 +12,7 @@ import numpy as np
 
 from lorank.errors import LorankError
 from lorank.localization.projection import Projection, View
-from lorank.localization.volume import Volume
+from lorank.localization.volume import Volume, checked_spacing
 
 TISSUE, BONE = 60.0, 650.0
 """Hounsfield units of a projection through soft tissue, and through spongy bone."""
@@ -91,7 +91,7 @@ def synthetic_projection(column: Column, view: View, name: str = "synthetic") ->
     """Give a column as the projection that a scan of 1 mm slices would have.
 
     Raises:
-        LorankError: if the view has other rows than of 1 mm.
+        LorankError: if the view has other rows than of 1 mm, or is not frontal.
 
     Example:
         >>> synthetic_projection(synthetic_column(0), View()).height
@@ -99,6 +99,8 @@ def synthetic_projection(column: Column, view: View, name: str = "synthetic") ->
     """
     if view.row_mm != 1.0:
         raise LorankError(f"synthetic columns have rows of 1 mm, found {view.row_mm:g} mm")
+    if view.plane != "frontal":
+        raise LorankError(f"synthetic columns are seen from the front, found plane {view.plane!r}")
     image = np.clip((column.image - view.low) / (view.high - view.low), 0, 1).astype(np.float32)
     return Projection(image, 1.0, len(image), 1.0, True, name)
 
@@ -117,12 +119,16 @@ def synthetic_volume(
     Returns:
         The scan, and the number of its slice that is nearest to the target.
 
+    Raises:
+        LorankError: if the height is no spacing, or the letters are no orientation.
+
     Example:
         >>> scan, target = synthetic_volume(0, height=5.0)
         >>> scan.axes, scan.height, 0 < target < scan.count
         ('SPL', 5.0, True)
     """
     view = view or View()
+    height, depth, width = checked_spacing((height, 10.0, view.column_mm), "a made scan")
     column = synthetic_column(seed, view)
     rows = np.arange(0, len(column.image), height)
     below = np.minimum(rows.astype(int), len(column.image) - 2)
@@ -130,7 +136,7 @@ def synthetic_volume(
     flat = column.image[below] * (1 - share) + column.image[below + 1] * share
     values = np.full((len(rows), 5, view.columns), -1000.0)
     values[:, 1], values[:, 2], values[:, 3] = 40.0, flat, 40.0
-    made = Volume(values.round().astype(np.int16), (height, 10.0, view.column_mm), "IPL")
+    made = Volume(values.round().astype(np.int16), (height, depth, width), "IPL")
     turned, spacing = made.along(axes)
     number = round(column.target / height)
     scan = Volume(np.ascontiguousarray(turned), spacing, axes)  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def checked_spacing(spacing: Any, name: str) -> tuple[float, float, float]:
         (1.0, 1.0, 2.5)
     """
     try:
-        found = tuple(float(value) for value in spacing)
+        found = () if isinstance(spacing, str) else tuple(float(value) for value in spacing)
     except (TypeError, ValueError):
         found = ()
     if len(found) != 3 or not all(SHORTEST <= value <= LONGEST for value in found):

@@ -20,7 +20,8 @@ def centres(projection: Projection, view: View, step: int = 1) -> np.ndarray:
     A window about row c has the rows c − rows/2 to c + rows/2 − 1.
 
     Raises:
-        LorankError: if the scan is shorter than a window, or the step is not positive.
+        LorankError: if the projection is of another view, the scan is shorter than a window, or the
+            step is not positive.
 
     Example:
         >>> image = Projection(np.zeros((20, 96), np.float32), 1.0, 20, 1.0, True)
@@ -29,6 +30,12 @@ def centres(projection: Projection, view: View, step: int = 1) -> np.ndarray:
     """
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
         raise LorankError(f"the step between windows is a whole number of rows, found {step!r}")
+    columns, row_mm = projection.image.shape[1], projection.row_mm
+    if (columns, row_mm) != (view.columns, view.row_mm):
+        raise LorankError(
+            f"{projection.name}: this view takes {view.columns} columns and rows of "
+            f"{view.row_mm:g} mm, found {columns} and {row_mm:g} mm"
+        )
     rows, half = len(projection.image), view.rows // 2
     if rows < view.rows:
         raise LorankError(
@@ -70,8 +77,9 @@ class Windows(Dataset):
         per_scan: windows of one scan, at most.
 
     Raises:
-        LorankError: if there is no scan, one is shorter than a window, a target lies outside its
-            image, no window of a scan holds it, or one that holds it is empty.
+        LorankError: if there is no scan, one is of another view or shorter than a window, a target
+            lies outside its image, no window of a scan holds it, one that holds it is empty, or
+            no window is to be taken.
 
     Example:
         >>> image = Projection(np.eye(60, 96, dtype=np.float32), 1.0, 60, 1.0, True)
@@ -93,6 +101,8 @@ class Windows(Dataset):
                 f"windows need scans with one target each, found {len(projections)} scans and "
                 f"{len(targets)} targets"
             )
+        if per_scan < 1:
+            raise LorankError(f"a scan gives at least 1 window, found {per_scan}")
         self.view = view
         self.images = [torch.from_numpy(np.ascontiguousarray(p.image)) for p in projections]
         pairs = [

@@ -368,7 +368,7 @@ def test_compiles_as_one_graph(kind, normalise):
     torch.testing.assert_close(graph(h, LABELS), value(h, LABELS))
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, 1e-40, float("inf"), float("nan")])
+@pytest.mark.parametrize("temperature", [0.0, -1.0, 1e-40, float("inf"), float("nan"), "cold"])
 def test_wrong_temperatures(temperature):
     with pytest.raises(LorankError, match="at least 1e-06, found"):
         class_invariance(torch.ones(2, 2), torch.zeros(2).long(), temperature=temperature)
@@ -434,3 +434,5 @@ def test_wrong_names():
         class_invariance(h, LABELS, reduce="max")
     with pytest.raises(LorankError, match=r"unknown normalise 'L2'"):
         class_invariance(h, LABELS, normalise="L2")
+    with pytest.raises(LorankError, match=r"unknown normalise \['l2'\]"):
+        class_invariance(h, LABELS, normalise=["l2"])

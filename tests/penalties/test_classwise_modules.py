@@ -203,7 +203,9 @@ def test_wrong_centres():
     for settings, says in (
         ((0, 2), "must be positive whole numbers"),
         ((2.5, 2), "found 2.5, 2"),
+        ((True, 2), "found True, 2"),
         ((2, 2, 0.1, 1.5), "rate must lie"),
+        ((2, 2, 0.1, "half"), "rate must lie"),
     ):
         with pytest.raises(LorankError, match=says):
             CentreLoss(*settings)
@@ -214,6 +216,8 @@ def test_wrong_centres():
     for label in (3, -1):
         with pytest.raises(LorankError, match=f"labels must lie in 0..2 or be -100, found {label}"):
             loss(x, torch.where(y == 2, label, y))
+    with pytest.raises(LorankError, match="activations are, cpu, found meta: move the loss there"):
+        CentreLoss(3, 8).to("meta")(x, y)
     x[4, 0] = float("nan")
     with pytest.raises(LorankError, match="1 of 60 samples hold NaN or Inf"):
         loss(x, y)

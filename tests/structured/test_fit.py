@@ -108,6 +108,22 @@ def test_dropout_stands_in_front():
         (lambda x, y: modern(Arm(("in", "out")), perceptron((8, 4, 3)), y, 5), "3 linear layers"),
         (lambda x, y: modern(ARMS["scaled sup"], perceptron((8, 3), ("tanh",)), y, 5), "Tanh"),
         (lambda x, y: Plan(epochs=0), "epochs is a whole number"),
+        (
+            lambda x, y: fit(Regularizers(nn.Linear(8, 3)), x, y * float("nan")),
+            "the pairs need a label, found none in 60 rows",
+        ),
+        (
+            lambda x, y: fit(Regularizers(nn.Linear(8, 3)), x, y, valid=(x, y * float("nan"))),
+            "the held-out pairs need a label, found none in 60 rows",
+        ),
+        (
+            lambda x, y: fit(Regularizers(nn.Linear(8, 3)), x, y, valid=(x[:0], y[:0])),
+            "found none in 0 rows",
+        ),
+        (
+            lambda x, y: fit(Regularizers(nn.Linear(8, 3).requires_grad_(False)), x, y),
+            "'supervised' are frozen",
+        ),
         (lambda x, y: Plan(learning_rate=0), "learning_rate is above 0"),
         (lambda x, y: Plan(weight_decay=-1), "weight_decay is at least 0"),
         (lambda x, y: Plan(optimizer="adam"), "did you mean 'adamw'"),

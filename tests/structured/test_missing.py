@@ -111,5 +111,13 @@ def test_bad_input():
             next(mixed_batches(x, x, 2, y_only=more))
     with pytest.raises(LorankError, match=r"NaN, which torch\.int64 has not"):
         next(mixed_batches(x.long(), x, 2, y_only=x))
+    with pytest.raises(LorankError, match="cut from tensors, found a ndarray"):
+        next(mixed_batches(x, x.numpy(), 2))
     with pytest.raises(LorankError, match="one tensor here, found a tuple"):
         masked_mse((x, x), x)
+
+
+def test_inputs_of_one_number_and_no_rows():
+    assert present(torch.tensor([1.0, float("nan")])).tolist() == [True, False]
+    for whole in (False, True):
+        assert labelled(torch.ones(0, 3), whole=whole).shape == (0,)

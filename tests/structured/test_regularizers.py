@@ -263,6 +263,10 @@ def test_training_and_evaluation_are_left_as_they_were():
         (lambda m: Regularizers(m).loss((None, None)), "found nothing in it"),
         (lambda m: Regularizers(m).loss((torch.ones(2, 8), torch.ones(3, 3))), "found 2 and 3"),
         (lambda m: Regularizers(m).loss((torch.ones(2, 8).numpy(), None)), "found ndarray"),
+        (
+            lambda m: Regularizers(m).loss((data()[0], data()[1].to("meta"))),
+            "on one device, found inputs on cpu and labels on meta",
+        ),
         (lambda m: Regularizers(m, {"n": Tapped("1", lambda h, y: h)}).loss(data()), "'n' is"),
         (lambda m: alternate(Regularizers(m), torch.ones(3, 2), 0, {"supervised": 0}), "a pair"),
         (
@@ -308,6 +312,10 @@ def test_surgery_after_binding_is_noticed():
     whole.loss(data())
     whole.model[0] = nn.Linear(8, 6)
     with pytest.raises(LorankError, match="'0' has been replaced since the task was bound"):
+        whole.loss(data())
+    whole = Regularizers(network(), terms())
+    whole.model[3] = nn.Tanh()  # the activation that the output task's code goes through
+    with pytest.raises(LorankError, match="'3' has been replaced since the task was bound"):
         whole.loss(data())
 
 

@@ -124,6 +124,7 @@ def test_random_directions_are_the_generators():
         (nn.Linear(8, 6), labels()[:1], "at least two .* found 1 of 1"),
         (nn.Linear(8, 6), labels().numpy(), "are a tensor .* found ndarray"),
         (nn.Linear(8, 6).half(), labels() * 1e6, "beyond the range of a layer in torch.float16"),
+        (nn.Linear(8, 6), labels() * 1e200, "beyond the range of a layer in torch.float32"),
         (lorank.fold(lorank.decompose(nn.Linear(8, 6), {"": 1})), labels(), "in SVD form.* Pair"),
         (nn.Linear(8, 6), labels().fill_(float("inf")), "found Inf in 400 of 400"),
         (nn.Linear(8, 1), torch.ones(9, 1, dtype=torch.long), "numbers"),
@@ -139,8 +140,10 @@ def test_unknown_directions_and_zeros():
     with pytest.raises(LorankError, match="unknown directions 'rand': did you mean 'random'"):
         label_scale_(layer, labels(), "rand")
     nn.init.zeros_(layer.weight)
+    before = layer.bias.detach().clone()
     with pytest.raises(LorankError, match="zeros keeps no directions"):
         label_scale_(layer, labels(), "keep")
+    assert torch.equal(layer.bias, before), "what was refused writes nothing"
 
 
 def test_the_scale_is_found_in_many_rows_and_beside_large_outputs():

@@ -141,6 +141,10 @@ def test_one_labelled_row_and_one_row():
         ({"tasks": ("in",), "task_weight": -1.0}, {}, "at least 0, found -1"),
         ({"tasks": ("in",), "task_weight": "one"}, {}, "finite numbers, found v0='one'"),
         ({"random_state": "a"}, {}, "random_state is a number"),
+        ({"random_state": -1}, {}, "a seed is from 0 .* found -1"),
+        ({"random_state": 2**70}, {}, "a seed is from 0 and below"),
+        ({}, {"y": 1e200 * np.arange(750.0).reshape(150, 5)}, "labels have a finite deviation"),
+        ({}, {"X": 1e200 * np.arange(900.0).reshape(150, 6)}, "inputs have a finite deviation"),
         ({"validation_fraction": "half"}, {}, "below 1, found 'half'"),
         ({"label_scale": "rand"}, {}, "unknown label_scale 'rand'"),
         ({"activation": "relo"}, {}, "unknown activation"),
@@ -159,3 +163,14 @@ def test_bad_input(settings, change, sentence):
     given = {"X": X, "y": Y} | change
     with pytest.raises(LorankError, match=sentence):
         small(**settings).fit(**given)
+
+
+def test_torch_s_default_dtype_means_nothing():
+    X, Y = data(20)
+    wanted = small(epochs=1, tasks=("in", "out")).fit(X, Y).predict(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = small(epochs=1, tasks=("in", "out")).fit(X, Y).predict(X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.array_equal(found, wanted)

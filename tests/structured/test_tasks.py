@@ -187,9 +187,10 @@ def test_missing_rows_are_left_out():
     gappy = y.clone()
     gappy[2:, 1] = NAN
     assert torch.allclose(output(gappy), output(y[:2]))
-    nothing = output(torch.full((3, 3), NAN).double())
-    nothing.backward()
-    assert float(nothing) == 0 and not model[6].weight.grad.any()
+    for empty in (torch.full((3, 3), NAN).double(), y[:0]):
+        nothing = output(empty)
+        nothing.backward()
+        assert float(nothing) == 0 and not model[6].weight.grad.any()
 
 
 def test_untied_has_weights_of_its_own():

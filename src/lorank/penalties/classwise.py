@@ -116,13 +116,14 @@ class CentreLoss(nn.Module):
 
     def __init__(self, classes: int, features: int, weight: float = 0.01, rate: float = 0.5):
         super().__init__()
-        if not all(isinstance(n, int) and n > 0 for n in (classes, features)):
+        sizes = (classes, features)
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
             raise LorankError(
                 "classes and features must be positive whole numbers, "
                 f"found {classes!r}, {features!r}"
             )
         _check_weight(weight)
-        if not 0 <= rate <= 1:
+        if not isinstance(rate, Real) or not 0 <= rate <= 1:
             raise LorankError(f"rate must lie between 0 and 1, found {rate!r}")
         self.weight = weight
         self.rate = rate
@@ -133,7 +134,8 @@ class CentreLoss(nn.Module):
         """Penalise activations ``(B, …)`` with labels ``(B,)``, and move the centres.
 
         Raises:
-            LorankError: if shapes or labels do not fit, or a labelled sample holds NaN or Inf.
+            LorankError: if shapes, labels or devices do not fit, or a labelled sample holds NaN or
+                Inf.
         """
         flat = activations(h)
         labelled = classes(y, flat).labelled
@@ -166,6 +168,11 @@ class CentreLoss(nn.Module):
         known, features = self.centres.shape
         if h.shape[1] != features:
             raise LorankError(f"the centres have {features} units, found {h.shape[1]}")
+        if h.device != self.centres.device:
+            raise LorankError(
+                f"centres must be where activations are, {h.device}, found {self.centres.device}: "
+                "move the loss there"
+            )
         if torch.compiler.is_compiling():
             return
         label = y.long()

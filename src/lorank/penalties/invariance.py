@@ -1,6 +1,7 @@
 """How much do activations differ within a class? Closed forms, and controls that see no class."""
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -193,7 +194,7 @@ def class_invariance(
         (25.0, 3.125)
     """
     _check_names(kind, reduce, normalise)
-    if not SHARPEST <= temperature < torch.inf:
+    if not isinstance(temperature, (Real, Tensor)) or not SHARPEST <= temperature < torch.inf:
         raise LorankError(
             f"temperature must be finite and at least {SHARPEST:g}, found {temperature!r}"
         )
@@ -209,7 +210,7 @@ def _check_names(kind: str, reduce: str, normalise: str | None) -> None:
         raise unknown("kind of class invariance", kind, INVARIANCE)
     if reduce not in ("sum", "mean"):
         raise unknown("reduce", reduce, ("sum", "mean"))
-    if normalise is not None and normalise not in NORMALISE:
+    if normalise is not None and normalise not in tuple(NORMALISE):
         raise unknown("normalise", normalise, NORMALISE)
 
 

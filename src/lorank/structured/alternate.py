@@ -39,7 +39,7 @@ def optimizers_of(
         term = regularizers.term(name)
         everything = isinstance(term, Tapped)
         parts[name] = regularizers.parameters() if everything else term.touched()
-    return {name: make(_trained(name, parameters)) for name, parameters in parts.items()}
+    return {name: make(trained(name, parameters)) for name, parameters in parts.items()}
 
 
 def alternate(
@@ -114,7 +114,12 @@ def _step(
     return parts
 
 
-def _trained(name: str, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+def trained(name: str, parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Parameters of a part that are not frozen.
+
+    Raises:
+        LorankError: if all are.
+    """
     found = [p for p in parameters if p.requires_grad]
     if not found:
         raise LorankError(f"all parameters of the part {name!r} are frozen: leave it out")

@@ -38,9 +38,7 @@ class Chain:
     def __init__(self, links: Sequence[Link], model: nn.Module | None = None):
         self.names = [link for link in links if isinstance(link, str)]
         found = [_found(link, model) for link in links]
-        self._named = [
-            (n, step) for n, step in zip(links, found, strict=True) if isinstance(n, str)
-        ]
+        self.named = [(n, step) for n, step in zip(links, found, strict=True) if isinstance(n, str)]
         self.steps: list[Any] = [step for whole in found for step in _opened(whole)]
         self.layers: list[Any] = [step for step in self.steps if has_transpose(step)]
         if not self.layers:
@@ -93,7 +91,7 @@ class Chain:
         Raises:
             LorankError: if surgery has put another layer in a place since.
         """
-        for name, step in self._named:
+        for name, step in self.named:
             if _now_at(model, name) is not step:
                 raise LorankError(
                     f"the layer {name!r} has been replaced since the task was bound to it: "

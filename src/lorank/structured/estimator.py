@@ -20,9 +20,9 @@ TASKS = ("in", "out")
 class StructuredRegressor(RegressorMixin, BaseEstimator):
     """A perceptron for many outputs that depend on each other, some of them not labelled.
 
-    Inputs are standardised; labels are centred and all divided by one number, which is most of what
-    reconstruction tasks bring. The output layer starts with the labels' scale in every direction;
-    the tasks can be added.
+    Inputs are standardised; labels are centred and all divided by one number, which gains more than
+    reconstruction tasks where labels are few. The output layer starts with the labels' scale in
+    every direction; the tasks can be added.
 
     Args:
         hidden: units of the hidden layers; with both tasks at least one layer.
@@ -102,8 +102,9 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
             The estimator.
 
         Raises:
-            LorankError: if all labels or all of one output are missing, a setting is out of its
-                range, or more data are given than the tasks and the scale can use.
+            LorankError: if all labels or all of one output are missing, values are too large to be
+                squared, a setting is out of its range, or more data are given than the tasks and
+                the scale can use.
         """
         self._check_settings()
         X, Y = self._validated(X, y)
@@ -212,17 +213,21 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
 
     def _measure(self, X: Any, Y: Any) -> None:
         """Centre and scale of the inputs, and one unit for all labels."""
-        self.mean_, deviation = X.mean(0), X.std(0)
+        with np.errstate(over="ignore", invalid="ignore"):  # Inf is refused below
+            self.mean_, deviation = X.mean(0), X.std(0)
+            self.centre_ = np.nansum(Y, axis=0) / np.maximum((~np.isnan(Y)).sum(0), 1)
+            spread = np.sqrt(np.nanmean(np.square(Y - self.centre_)))
+        for kind, found in (("inputs", deviation), ("labels", spread)):
+            if not np.isfinite(found).all():
+                raise LorankError(f"{kind} have a finite deviation, found values too large for one")
         self.scale_ = np.where(deviation > 0, deviation, 1.0)
-        counts = np.maximum((~np.isnan(Y)).sum(0), 1)
-        self.centre_ = np.nansum(Y, axis=0) / counts
-        spread = np.sqrt(np.nanmean(np.square(Y - self.centre_)))
         self.unit_ = float(spread) if spread > 0 else 1.0
 
     def _train(self, X: Any, Y: Any, rows: Any, extra_x: Any, extra_y: Any, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = perceptron((X.shape[1], *self.hidden, Y.shape[1]), self.activation)
+            sizes = (X.shape[1], *self.hidden, Y.shape[1])
+            network = perceptron(sizes, self.activation, dtype=torch.float32)
         kept, held = self._split(np.flatnonzero(rows), seed)
         targets = self._targets(Y)
         spare = np.flatnonzero(~rows)
@@ -274,6 +279,8 @@ class StructuredRegressor(RegressorMixin, BaseEstimator):
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
+            if not 0 <= self.random_state < 2**63:
+                raise LorankError(f"a seed is from 0 and below 2**63, found {self.random_state}")
             return int(self.random_state)
         draw = np.random.default_rng() if self.random_state is None else self.random_state
         if isinstance(draw, np.random.RandomState):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
-from lorank.structured.alternate import alternate, optimizers_of
+from lorank.structured.alternate import alternate, optimizers_of, trained
 from lorank.structured.chain import evaluated
-from lorank.structured.missing import masked_mse, mixed_batches
-from lorank.structured.regularizers import Regularizers
+from lorank.structured.missing import labelled, masked_mse, mixed_batches
+from lorank.structured.regularizers import SUPERVISED, Regularizers
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "constant")
@@ -114,7 +114,8 @@ def fit(
         seed: of the order of the batches.
 
     Raises:
-        LorankError: if the loss is not finite, or the data do not fit together.
+        LorankError: if all labels are missing, of pairs or of those held out, all parameters are
+            frozen, the loss is not finite, or the data do not fit together.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -124,6 +125,9 @@ def fit(
         (5, True)
     """
     plan = plan or Plan()
+    _check_labelled("the pairs", y)
+    if valid is not None:
+        _check_labelled("the held-out pairs", valid[1])
     generator = torch.Generator().manual_seed(seed)
     optimizers = _optimizers(regularizers, plan)
     steps = math.ceil(len(x) / plan.batch_size) if plan.matched else None
@@ -167,6 +171,12 @@ def fit(
     return Fitted(losses, errors, best[1], updates)
 
 
+def _check_labelled(kind: str, y: Tensor) -> None:
+    """Refuse what would be a loss of 0: no label at all."""
+    if not bool(labelled(y).any()):
+        raise LorankError(f"{kind} need a label, found none in {len(y)} rows")
+
+
 @torch.no_grad()
 def held_out(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Mean squared error over the entries of ``y`` that are there, in evaluation mode.
@@ -187,7 +197,7 @@ def _optimizers(regularizers: Regularizers, plan: Plan) -> dict[str, torch.optim
 
     if plan.form == "alternate":
         return optimizers_of(regularizers, make)
-    return {"": make([p for p in regularizers.parameters() if p.requires_grad])}
+    return {"": make(trained(SUPERVISED, regularizers.parameters()))}
 
 
 def _set_rate(optimizers: dict[str, torch.optim.Optimizer], plan: Plan, progress: float) -> None:

@@ -40,7 +40,7 @@ def present(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return torch.ones(len(x), dtype=torch.bool, device=x.device)
     _check_no_inf("an input", x)
-    lacking = x.isnan().flatten(1)
+    lacking = _by_row(x.isnan())
     whole = lacking.all(1)
     if bool((lacking.any(1) & ~whole).any()):
         count = int((lacking.any(1) & ~whole).sum())
@@ -68,14 +68,19 @@ def labelled(y: Tensor, *, whole: bool = False) -> Tensor:
     """
     _check_no_inf("a label", y)
     known = ~y.isnan() if y.is_floating_point() else y != IGNORED
-    known = known.reshape(len(y), -1)
+    known = _by_row(known)
     return known.all(1) if whole else known.any(1)
+
+
+def _by_row(entries: Tensor) -> Tensor:
+    """Rows of entries, ``(rows, entries)``, for one entry a row and for no rows, too."""
+    return entries.flatten(1) if entries.ndim > 1 else entries.unsqueeze(1)
 
 
 def _check_no_inf(kind: str, rows: Tensor) -> None:
     """Refuse what would make a loss Inf or NaN, and all weights after it."""
     if rows.is_floating_point() and bool(rows.isinf().any()):
-        count = int(rows.isinf().reshape(len(rows), -1).any(1).sum())
+        count = int(_by_row(rows.isinf()).any(1).sum())
         raise LorankError(
             f"{kind} is finite, or NaN where it is missing, "
             f"found Inf in {count} of {len(rows)} rows"
@@ -141,8 +146,8 @@ def mixed_batches(
         Batches; pairs first, then inputs alone, then labels alone.
 
     Raises:
-        LorankError: if pairs do not match, extra rows are of another shape or dtype, inputs that
-            have to be missing are whole numbers, or there is nothing at all.
+        LorankError: if a part is no tensor, pairs do not match, extra rows are of another shape or
+            dtype, inputs that have to be missing are whole numbers, or there is nothing at all.
 
     Example:
         >>> x, y, more = torch.ones(6, 3), torch.ones(6, 1), torch.ones(4, 3)
@@ -187,6 +192,9 @@ def _table(
     x: Tensor | None, y: Tensor | None, x_only: Tensor | None, y_only: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """All rows below each other, NaN where a part is missing."""
+    for part in (x, y, x_only, y_only):
+        if part is not None and not isinstance(part, Tensor):
+            raise LorankError(f"batches are cut from tensors, found a {type(part).__name__}")
     if (x is None) != (y is None) or (x is not None and y is not None and len(x) != len(y)):
         sizes = [None if part is None else len(part) for part in (x, y)]
         raise LorankError(f"pairs have as many inputs as labels, found {sizes[0]} and {sizes[1]}")

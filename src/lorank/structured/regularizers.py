@@ -274,7 +274,8 @@ def rows_of(x: Tensor | None, y: Tensor | None) -> Rows:
     """Look which rows of a batch are there.
 
     Raises:
-        LorankError: if there is nothing in it, or its parts are no tensors or differ in length.
+        LorankError: if there is nothing in it, or its parts are no tensors, differ in length or
+            lie on two devices.
     """
     given = next((part for part in (x, y) if part is not None), None)
     for part in (x, y):
@@ -286,6 +287,10 @@ def rows_of(x: Tensor | None, y: Tensor | None) -> Rows:
         raise LorankError(
             f"a batch has as many inputs as labels (NaN where one is missing), "
             f"found {len(x)} and {len(y)}"
+        )
+    if x is not None and y is not None and x.device != y.device:
+        raise LorankError(
+            f"a batch lies on one device, found inputs on {x.device} and labels on {y.device}"
         )
     none = torch.zeros(len(given), dtype=torch.bool, device=given.device)
     seen = none if x is None else present(x)

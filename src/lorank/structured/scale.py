@@ -75,7 +75,7 @@ def _rounding(Y: Tensor) -> float:
     A constant output has no error in its deviation, however large it is.
     """
     largest = torch.where((Y[0] == Y).all(0), 0.0, Y.double().abs().amax(0))
-    return torch.finfo(Y.dtype).eps * float(largest.norm())
+    return torch.finfo(Y.dtype).eps * math.hypot(*largest.tolist())  # squares could overflow
 
 
 @torch.no_grad()
@@ -138,20 +138,19 @@ def label_scale_(
     room = min(room, len(found.deviations))
     found = Labels(found.mean, found.directions[:, :room], found.deviations[:room])
     _check_fits(layer.get_parameter("bias"), found)
-    layer.get_parameter("bias").copy_(found.mean)
     if directions == "keep":
         _rescale(layer, float(found.deviations.double().square().sum().sqrt()))
-        return found
-    if directions == "zero":
+    elif directions == "zero":
         _rescale(layer, 0.0)
-        return found
-    axes = found.directions
-    if directions == "random":
+    elif directions == "pca":
+        _write(layer, found.directions, found.deviations)
+    else:
         drawn = torch.randn(
             outputs, len(found.deviations), generator=generator, dtype=torch.float64
         )
-        axes = torch.linalg.qr(drawn).Q.to(axes)
-    _write(layer, axes, found.deviations)
+        _write(layer, torch.linalg.qr(drawn).Q.to(found.directions), found.deviations)
+    # Last, so that a weight that cannot be set leaves the layer as it was.
+    layer.get_parameter("bias").copy_(found.mean)
     return found
 
 

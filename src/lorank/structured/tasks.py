@@ -237,6 +237,8 @@ class OutputTask(Task):
             raise LorankError(f"the path {code!r} needs a model: task.bind(model)")
         found = layer_at(model, code) if isinstance(code, str) and model is not None else code
         self._code = [] if found is None else [found]
+        if isinstance(code, str):
+            self.chain.named.append((code, found))
         return self
 
     def forward(self, y: Tensor) -> Tensor:

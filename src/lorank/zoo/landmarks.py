@@ -6,7 +6,7 @@ The pictures are for research only and are not part of this package; nothing her
 import zlib
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -90,6 +90,8 @@ def read_faces(path: Path) -> Faces:
         LorankError: if the file is damaged, or an array is missing, of another shape, or not of
             finite numbers.
     """
+    if not is_zipfile(path):
+        raise LorankError(f"{path.name} is no file of faces: it is no archive of arrays, .npz")
     try:
         with np.load(path, allow_pickle=False) as found:
             images, points, box = (found[key] for key in ("images", "points", "box"))

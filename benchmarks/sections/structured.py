@@ -20,7 +20,7 @@ times the learning rate.""",
     "published, 25×25": """**Published setting on faces of 25×25**, compressed to
 {published_epochs} epochs at a rate of {rate}.""",
     "published, 1025-512-64": """**Published setting in the published network**, hidden layers
-1025-512-64, compressed to {published_epochs} epochs at a rate of {rate}.""",
+1025-512-64, compressed to {published_epochs} epochs at a rate of {rate}; {runs} seeds.""",
     "modern": """**Tuned**: ReLU, AdamW, a cosine, mirrored faces, input dropout; the learning rate
 of every arm is the best of {rates}, and beyond where the best lies at an end, by the validation
 images of the first seed, and with 100 labels of three seeds. Tasks are mean-scaled and annealed to
@@ -36,7 +36,7 @@ def landmarks(figures: dict[str, Any]) -> str:
     shape = figures["mean_shape"]
     runs = figures["runs"]
     about = {
-        "seeds": rows[0]["seeds"],
+        "seeds": max(row["seeds"] for row in rows),
         "hidden": "-".join(map(str, figures["hidden"])),
         "auc": percent(shape["auc"], 1),
         "cdf": percent(shape["cdf"], 1),
@@ -49,6 +49,7 @@ def landmarks(figures: dict[str, Any]) -> str:
             continue
         epochs = next(r["epochs"] for r in runs if r["setting"] == setting)
         plain = next(row["rate"] for row in mine if row["arm"] == "sup")
+        about["runs"] = mine[0]["seeds"]
         parts.append(text.format(published_epochs=epochs, rate=f"{plain:.3g}", **about))
         parts.append(lines(mine))
     return "\n\n".join(parts)

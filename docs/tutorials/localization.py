@@ -150,8 +150,9 @@ for rule, found in errors.items():
 # %% [markdown]
 # ## The longer study
 #
-# Three seeds with a larger network and more columns (`benchmarks/localization.py`), read from its
-# results. Error in slices of 1 mm, with a quarter of the windows confused.
+# Three seeds with a larger network, windows of 192 rows and more columns
+# (`benchmarks/localization.py`), read from its results. Error in slices of 1 mm, with a quarter of
+# the windows confused.
 
 # %%
 here = Path(__file__).resolve() if "__file__" in globals() else Path.cwd() / "localization.py"

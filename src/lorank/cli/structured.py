@@ -65,7 +65,7 @@ def structured(
 
     A seed draws the labelled samples, the initial weights and the order of the batches, the same
     for every arm; the table shows the gain over plain supervised training, seed by seed. A scaled
-    output layer explains most of what the tasks gain, so it is an arm of every comparison.
+    output layer gained more than the tasks in our runs, so it is an arm of every comparison.
 
     Examples:
       lorank structured

@@ -71,7 +71,7 @@ class Sets(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One training run."""
+    """One training run; mirror and dropped are of the modern setting."""
 
     setting: str
     arm: str
@@ -79,13 +79,16 @@ class Run(NamedTuple):
     seed: int
     rate: float
     epochs: int
+    mirror: bool = True
+    dropped: float = DROPPED
 
     @property
     def key(self) -> str:
         words = "".join(c if c.isalnum() else "-" for c in self.arm)
         about = f"{self.labels}-{self.seed}-{self.rate:.0e}-{self.epochs}"
         setting = self.setting.replace(", 25×25", "25").replace(", 1025-512-64", "1025")
-        return f"{setting}-{words}-{about}"
+        plain = ("" if self.mirror else "-plain") + ("" if self.dropped == DROPPED else "-whole")
+        return f"{setting}-{words}-{about}{plain}"
 
     @property
     def as_published(self) -> bool:
@@ -111,14 +114,14 @@ def network(run: Run) -> nn.Sequential:
     sizes = (625 if run.setting == HALVED else 2500, *hidden, 136)
     if run.as_published:
         return perceptron(sizes, BENT, published=True)
-    return perceptron(sizes, dropout=DROPPED)
+    return perceptron(sizes, dropout=run.dropped)
 
 
 def train(run: Run, sets: Sets) -> tuple[nn.Sequential, Fitted]:
     rows, held = split(run, sets)
     model = network(run)
     faces, judging = (shown(run, chosen_rows(sets.train, some)) for some in (rows, held))
-    if run.setting == "modern":
+    if run.setting == "modern" and run.mirror:
         faces = joined(faces, mirrored(faces))
     x, y = faces.x, faces.y
     more = sets.more if "more" in run.arm else None

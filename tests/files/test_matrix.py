@@ -58,8 +58,13 @@ def test_arrays_that_are_no_matrix(tmp_path):
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01")
     (tmp_path / "other.npy").write_bytes(b"1,2\n")
     for name in ("objects", "cut", "other"):
-        with pytest.raises(LorankError, match="no array of numbers"):
+        with pytest.raises(LorankError, match="no array of numbers") as told:
             read_matrix(tmp_path / f"{name}.npy")
+        assert "unsafe" not in str(told.value)  # nobody is advised to unpickle
+    np.savez(tmp_path / "several.npz", a=np.eye(2), b=np.eye(2))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    with pytest.raises(LorankError, match="found an archive"):
+        read_matrix(tmp_path / "several.npy")
 
 
 @pytest.mark.parametrize("shape", [b"(2, 2  ", b"(99999999, 9999999)"])

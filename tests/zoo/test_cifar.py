@@ -216,6 +216,7 @@ def test_wrong_npz(told, npz_folder):
     for content in (whole[:-100], whole[:9], b"", b"<html>", damaged(whole)):
         path.write_bytes(content)
         assert told(load_data, spec).startswith(says)
+        assert "unsafe" not in told(load_data, spec)  # nobody is advised to unpickle
     np.savez(path, images=np.zeros(3))
     assert told(load_data, spec).startswith(says)
     np.savez(path, delta=np.array([{}]), labels=np.zeros(1, np.uint8))

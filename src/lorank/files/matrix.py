@@ -5,6 +5,7 @@ import itertools
 import tokenize
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -130,13 +131,18 @@ def write_matrix(path: str | Path, matrix: np.ndarray) -> None:
 
 
 def _npy(place: Path) -> np.ndarray:
+    if is_zipfile(place):
+        raise LorankError(f"{place} must hold one matrix of real numbers, found an archive")
     try:
-        found = np.load(place, allow_pickle=False)
+        with place.open("rb") as file:  # np.load would advise to unpickle what is no array
+            found = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, tokenize.TokenError) as error:
         raise LorankError(f"{place} is no array of numbers in NumPy's format: {error}") from None
-    if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiub":
-        about = f"{found.dtype} of shape {found.shape}" if isinstance(found, np.ndarray) else "more"
-        raise LorankError(f"{place} must hold one matrix of real numbers, found {about}")
+    if found.ndim != 2 or found.dtype.kind not in "fiub":
+        raise LorankError(
+            f"{place} must hold one matrix of real numbers, found {found.dtype} of shape "
+            f"{found.shape}"
+        )
     return found.astype(np.float64)
 
 

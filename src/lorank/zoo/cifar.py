@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -108,6 +109,10 @@ def _read_python(path: Path) -> Arrays:
 
 
 def _read_delta(path: Path) -> Arrays:
+    if not is_zipfile(path):  # np.load would advise to unpickle it
+        raise LorankError(
+            f"{path} is not a whole .npz file with the arrays delta and labels: it is no archive"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             delta, labels = arrays["delta"], arrays["labels"]

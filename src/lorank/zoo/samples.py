@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -80,13 +81,12 @@ def _images(train: Any, chosen: list[int]) -> Tensor:
 
 
 def _array(path: Path) -> np.ndarray:
+    if is_zipfile(path):
+        raise LorankError(f"{path} must be a NumPy file of one array, found an archive of several")
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.lib.format.open_memmap(path, mode="r")  # np.load would advise to unpickle
     except (OSError, ValueError, EOFError) as error:
         raise LorankError(f"{path} must be a NumPy file of numbers: {reason(error)}") from None
-    if not isinstance(rows, np.ndarray):
-        rows.close()
-        raise LorankError(f"{path} must be a NumPy file of one array, found an archive of several")
     numbers = np.issubdtype(rows.dtype, np.floating) or np.issubdtype(rows.dtype, np.integer)
     if not numbers or rows.ndim < 2 or len(rows) == 0:
         raise LorankError(

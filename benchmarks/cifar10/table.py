@@ -95,9 +95,8 @@ def suite_text(name: str, asked: dict[str, Any], groups: dict[Any, list[Row]]) -
     one = "one row is `python benchmarks/cifar10/run.py "
     one += f"{name}/NETWORK/METHOD/BUDGET/SEED`, judged on {some['judged_on']}."
     body = table([*COLUMNS, "seeds"], lines)
-    return (
-        f"## {asked.get('title', name)}\n\n{asked.get('text', '')}\n\n{body}\n\n{commands}{one}\n"
-    )
+    parts = (f"## {asked.get('title', name)}", asked.get("text", "").strip(), body, commands + one)
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def published_text(published: list[Row]) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
 import lorank
@@ -11,7 +10,6 @@ from cifar10.methods.dense import fresh
 from cifar10.methods.lowrank import convolutions, energy_ranks, paired, paying
 from lorank.compression.calibrate import Calibration
 from lorank.errors import LorankError
-from lorank.nn.pair import Pair
 from lorank.ranks import Spectra
 
 
@@ -34,7 +32,6 @@ class SVD(Method):
         scratch: whether weights are drawn anew instead of pretrained.
         rebuilt: whether a cut before training solves the factors again on data.
         plain: whether fine-tuning goes on in plain layers instead of SVD form.
-        balanced: whether the two layers of each pair then get equally large weights.
     """
 
     def __init__(
@@ -53,7 +50,6 @@ class SVD(Method):
         scratch: bool = False,
         rebuilt: bool = True,
         plain: bool = False,
-        balanced: bool = False,
     ):
         if form == "dense" and layout == "auto":
             raise LorankError('dense layers until the cut take one layout for all, found "auto"')
@@ -61,7 +57,7 @@ class SVD(Method):
         self.kind, self.sparsity, self.orthogonality = kind, sparsity, orthogonality
         self.layout, self.calibrated, self.by = layout, calibrated, by
         self.rule, self.form, self.scratch = rule, form, scratch
-        self.rebuilt, self.plain, self.balanced = rebuilt, plain, balanced
+        self.rebuilt, self.plain = rebuilt, plain
 
     def begin(self, job: Job) -> nn.Module:
         """Full rank, in layouts chosen for what is to come; cut at once if nothing sparsifies."""
@@ -93,16 +89,12 @@ class SVD(Method):
         low = lorank.decompose(dense, ranks, layout=layouts, calibration=moments)
         if self.rebuilt and moments is not None:
             low = lorank.reconstruct(low, dense, job.calibration(), calibration=moments)
-        return self._folded(job, low) if self.plain else low
+        return lorank.fold(low, example=job.example) if self.plain else low
 
     def _ranks(self, spectra: Spectra, macs: float) -> dict[str, int]:
         if self.rule == "energy":
             return energy_ranks(spectra, macs)
         return lorank.ranks.budget(spectra, macs=macs)
-
-    def _folded(self, job: Job, model: nn.Module) -> nn.Module:
-        folded = lorank.fold(model, example=job.example)
-        return balance(folded) if self.balanced else folded
 
     def again(self, job: Job, weights: dict[str, Tensor]) -> nn.Module:
         """Pairs where the kept weights are of pairs, or as begun."""
@@ -150,27 +142,11 @@ class SVD(Method):
         ranks = {n: min(r, spectra[n].values.shape[-1]) for n, r in ranks.items()}
         model = lorank.prune(model, ranks, by=self.by, calibration=moments)
         last = share == 1
-        return self._folded(job, model) if last and self.plain else model
+        return lorank.fold(model, example=job.example) if last and self.plain else model
 
     def end(self, job: Job, model: nn.Module) -> nn.Module:
         """Plain layers, dense where that is cheaper."""
         return lorank.fold(model, example=job.example) if _factored(model) else model
-
-
-@torch.no_grad()
-def balance(model: nn.Module) -> nn.Module:
-    """Scale both layers of each pair, channel by channel, to weights of one norm; same function.
-
-    A step on one layer moves the product by the square of the other's size: pairs of very
-    different layers have no learning rate that suits both.
-    """
-    for pair in [m for m in model.modules() if isinstance(m, Pair)]:
-        first, second = pair[0].weight, pair[1].weight
-        ours, theirs = first.flatten(1).norm(dim=1), second.transpose(0, 1).flatten(1).norm(dim=1)
-        scale = (theirs / ours.clamp_min(1e-12)).sqrt().clamp(1e-3, 1e3)
-        first.mul_(scale.view(-1, *[1] * (first.ndim - 1)))
-        second.div_(scale.view(1, -1, *[1] * (second.ndim - 2)))
-    return model
 
 
 def _factored(model: nn.Module) -> list[str]:

@@ -2,12 +2,14 @@
 
 import math
 import sys
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
 from lorank.bayes import Prior, collapsed
-from lorank.bayes.collapsed import _Fit
+from lorank.bayes.collapsed import _Fit, _nothing
 from lorank.bayes.quadrature import rule
 from lorank.errors import LorankError
 from lorank.linalg import detection_edge, median_noise, shrink
@@ -157,8 +159,13 @@ def test_a_known_noise_is_taken_as_it_is():
 
 
 def test_the_truncation_bounds_the_rank():
+    """It bounds it, and does not stop before it: H components can all be signal."""
     factors, _ = planted(40, 40, [5.0, 4.0, 3.0, 2.5])
-    assert len(collapsed(factors.S, (40, 40), truncation=3).signal) == 3
+    for most in (1, 3):
+        bounded = collapsed(factors.S, (40, 40), truncation=most, noise=1.0)
+        assert len(bounded.signal) == len(bounded.above) == len(bounded.slab_count) - 1 == most
+        assert [bounded.rank(by) for by in ("edge", "mode", "slabs")] == [most] * 3
+        assert float(bounded.edge_count.sum()) == pytest.approx(1, abs=1e-12)
     assert collapsed(factors.S, (40, 40), truncation=9).rank() == 4
     more = collapsed(factors.S, (40, 40), truncation=20)
     few = collapsed(factors.S, (40, 40), truncation=9)
@@ -181,10 +188,25 @@ def test_a_zero_matrix():
     assert torch.equal(found.shrunk, torch.zeros(5, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("shape", [(2, 1000), (3, 200), (4, 200), (7, 288)])
+def test_all_components_but_one_can_be_signal(shape):
+    """The noise is learned from the last value alone: of n − m + 1 numbers, five of their spreads.
+
+    One component fewer than these would have to take a strong one for noise.
+    """
+    m, n = shape
+    factors, _ = planted(m, n, torch.linspace(6, 3, m - 1).tolist())
+    found = collapsed(factors.S, shape)
+    assert [found.rank(by) for by in ("edge", "mode", "slabs")] == [m - 1] * 3
+    assert float(found.signal.min()) > 0.9
+    assert found.noise == pytest.approx(1, abs=5 / math.sqrt(2 * (n - m + 1)))
+
+
 def test_two_by_two():
     found = collapsed(torch.tensor([2.0, 1.0]), (2, 2))
-    assert found.rank() in (0, 1)
     assert torch.isfinite(found.shrunk).all()
+    assert len(found.signal) == 1 and found.rank() == int(found.above[0] > 0.5)
+    assert collapsed(torch.tensor([200.0, 1.0]), (2, 2)).rank("slabs") == 1
 
 
 def test_the_shrunk_values_shrink():
@@ -247,6 +269,20 @@ def test_a_shape_that_is_none(shape):
 def test_values_that_are_no_tensor():
     with pytest.raises(LorankError, match="found list"):
         collapsed([1.0, 0.5], (2, 4))
+    with pytest.raises(LorankError, match=r"found torch.float32 on meta"):
+        collapsed(torch.ones(2, device="meta"), (2, 4))
+
+
+def test_the_posterior_of_zeros_is_where_they_are():
+    found = _nothing(torch.zeros(4, device="meta").double(), 2, 0.0, (4, 5), Prior())
+    for each in (found.shrunk, found.signal, found.sd, found.edge_count):
+        assert (each.device.type, each.dtype) == ("meta", torch.float64)
+
+
+@pytest.mark.parametrize("number", [np.float32(3), np.int64(3), Fraction(3)])
+def test_a_prior_of_any_kind_of_number(number):
+    assert Prior(alpha=number) == Prior(alpha=3.0)
+    assert type(Prior(alpha=number).alpha) is float
 
 
 @pytest.mark.parametrize("noise", [1e-12, 1e59])

@@ -63,6 +63,17 @@ def test_divergences_say_what_to_do():
     assert any("raise accept" in sentence for sentence in found.advice)
 
 
+@pytest.mark.parametrize("draws", [slice(None), 7])
+def test_draws_that_are_no_numbers_are_not_good(draws):
+    """NaN passes every comparison with max and min, in the middle of other quantities too."""
+    broken = posterior()
+    broken.d[:, draws, 1] = np.nan
+    found = diagnose(broken)
+    assert not found.good
+    assert np.isnan(found.rhat) and np.isnan(found.ess) and found.worst == "d[2]"
+    assert any("R-hat is nan" in sentence for sentence in found.advice)
+
+
 def test_few_draws_and_one_chain_are_named():
     said = " ".join(diagnose(posterior(draws=50, chains=1)).advice)
     assert "one chain" in said

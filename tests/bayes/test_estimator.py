@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("sklearn", reason="the estimator needs the extra 'bayes'")
 
@@ -11,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from lorank.bayes import BayesianSVD, Prior
+from lorank.bayes.gibbs import gibbs
 from lorank.errors import LorankError
 
 
@@ -65,6 +67,49 @@ def test_a_constant_matrix():
     model = BayesianSVD(center=True).fit(np.full((6, 4), 3.0))
     assert (model.rank_, model.noise_) == (0, 0.0)
     assert BayesianSVD().fit(np.full((6, 4), 3.0)).rank_ == 1
+    # The mean of 0.1 is not 0.1: what rounding leaves over is no component.
+    rows = np.tile(np.random.default_rng(0).normal(size=5), (10, 1))
+    for constant in (np.full((7, 5), 0.1), rows):
+        model = BayesianSVD(center=True).fit(constant)
+        assert (model.rank_, model.noise_) == (0, 0.0)
+        assert np.array_equal(model.matrix_, constant)
+
+
+def test_tensors_and_masked_arrays():
+    _, Y = matrix()
+    plain = BayesianSVD().fit(Y)
+    tensor = torch.from_numpy(Y).requires_grad_()
+    assert np.array_equal(BayesianSVD().fit(tensor).components_, plain.components_)
+    assert np.array_equal(plain.transform(tensor), plain.transform(Y))
+    assert BayesianSVD().fit(tensor.bfloat16()).rank_ == 3
+    with pytest.raises(LorankError, match="entries are NaN"):
+        BayesianSVD().fit(np.ma.array(Y, mask=Y > 2))
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_entries_that_are_too_large(center):
+    _, Y = matrix()
+    huge = Y * (1.7e308 / np.abs(Y).max())
+    with pytest.raises(LorankError, match=r"40×25 matrix are at most 2\.84e.306 in size"):
+        BayesianSVD(center=center).fit(huge)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_the_sampler_s_answer_scales(scale, monkeypatch):
+    """No square leaves the range of doubles; exact Gibbs stands in for NUTS, which takes longer."""
+
+    def quick(data, mask=None, *, truncation=None, constants=None, seed=0):
+        return gibbs(data, mask, truncation=truncation, warmup=30, draws=40, seed=seed)
+
+    monkeypatch.setattr("lorank.bayes.nuts.sample", quick)
+    _, Y = matrix(12, 8)
+    plain, scaled = (BayesianSVD("nuts", truncation=5).fit(Y * s) for s in (1.0, scale))
+    assert plain.rank_ == scaled.rank_ == 3
+    assert np.allclose(scaled.shrinkage_, plain.shrinkage_, rtol=1e-6)
+    assert (plain.shrinkage_ > 0.5).all()
+    for name in ("sd", "mean", "entries", "d"):
+        given, expected = (getattr(m.posterior_, name) for m in (scaled, plain))
+        assert np.allclose(given / scale, expected, rtol=1e-6, atol=1e-9), name
 
 
 def test_settings_reach_the_posterior():
@@ -120,6 +165,8 @@ def test_what_is_refused():
     _, Y = matrix()
     with pytest.raises(LorankError, match="did you mean 'collapsed'"):
         BayesianSVD("colapsed").fit(Y)
+    with pytest.raises(LorankError, match="center is True or False, found 'no'"):
+        BayesianSVD(center="no").fit(Y)
     with pytest.raises(LorankError, match="from 1 to 24"):
         BayesianSVD(truncation=25).fit(Y)
     with pytest.raises(LorankError, match="always infers"):

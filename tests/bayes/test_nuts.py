@@ -228,6 +228,10 @@ BAD = {
     "long seed": (np.eye(4), {"seed": 2**70}, "below 2"),
     "constants": (np.eye(4), {"constants": 3}, "lorank.bayes.Prior, found 3"),
     "complex": (torch.eye(4) * 1j, {}, "real numbers"),
+    "sparse": (torch.eye(4).to_sparse(), {}, "layout torch.sparse_coo"),
+    "no numbers": (torch.eye(4, device="meta"), {}, "on meta"),
+    "masked": (np.ma.array(np.eye(4), mask=np.eye(4) > 0), {}, "4 that are not; mark missing"),
+    "too large": (1.7e308 * np.eye(4), {}, "4×4 matrix are at most"),
     "resume": (np.eye(4), {"resume": 3}, "names a file to keep the state in, found 3"),
     "no resume": (np.eye(4), {"resume": ""}, "names a file to keep the state in"),
     "resume nowhere": (np.eye(4), {"resume": "nowhere/run.npz"}, "in a folder that exists"),
@@ -313,12 +317,72 @@ def test_a_state_edited_by_hand(tmp_path, edit):
         load()
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_a_number_edited_by_hand(tmp_path):
+    """Of the right shape and kind, so only the fingerprint tells."""
+    place = tmp_path / "state.npz"
+    saved(place)
+    with np.load(place) as file:
+        arrays = dict(file)
+    np.savez(place, **arrays)
+    assert load_arrays(place)["draws_d"][3, 1] == 1  # written by others, and still the same
+    arrays["draws_d"][3, 1] = 2
+    np.savez(place, **arrays)
+    with pytest.raises(LorankError, match="was changed after it was written; delete it"):
+        load_arrays(place)
+    del arrays["fingerprint"]
+    np.savez(place, **arrays)
+    with pytest.raises(LorankError, match="was changed after it was written"):
+        load_arrays(place)
+
+
+def test_one_fault_stops_all_chains(monkeypatch):
+    """Ctrl-C and a damaged file of one chain: nobody waits for the draws of the others."""
+    from lorank.bayes import chains
+
+    plan, begun = chains.Plan(1, 1, "label", None, lambda done: None), []
+
+    def chain(number):
+        begun.append(number)
+        if number == 1:
+            raise LorankError("damaged")
+        assert plan.stopped.wait(60), "a chain was left to run"
+        raise chains.CancelledError
+
+    monkeypatch.setattr(chains, "_chain", chain)
+    with pytest.raises(LorankError, match="damaged"):
+        chains._side_by_side([(0,), (1,), (2,), (3,)], 2, plan)
+    assert 3 not in begun
+
+
+def test_a_chain_ends_after_its_block():
+    from lorank.bayes import chains
+
+    plan = chains.Plan(10, 1000, "label", None, lambda done: plan.stopped.set())
+    lengths = []
+
+    def blocks(state, length):
+        lengths.append(length)
+        return state, {"d": np.zeros((length, 2))}
+
+    with pytest.raises(chains.CancelledError):
+        chains._chain(0, None, blocks, plan)
+    assert lengths == [chains.BLOCK]
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-160, 1e160, 1e300])
 def test_a_problem_of_any_scale(scale):
     _, Y = matrix()
     plain, scaled = prepare(Y, truncation=2), prepare(Y * scale, truncation=2)
-    assert scaled.unit == pytest.approx(plain.unit * scale, rel=1e-12)
-    assert np.allclose(scaled.matrix, plain.matrix, atol=1e-12)
+    assert scaled.unit == pytest.approx(plain.unit * scale, rel=1e-12) or scale < 1e-300
+    assert np.allclose(scaled.matrix, plain.matrix, atol=1e-12) or scale < 1e-300
+    assert scaled.noise_prior((2.0, 0.0)) == (2.0, 0.0)
+
+
+def test_the_prior_of_the_noise_is_in_the_unit():
+    problem = prepare(1e-100 * matrix()[1], truncation=2)
+    assert problem.noise_prior((2.0, 3.0))[1] == pytest.approx(3 / problem.unit**2)
+    with pytest.raises(LorankError, match="a variance of the data's magnitude, found 3"):
+        prepare(1e-300 * matrix()[1], truncation=2).noise_prior((2.0, 3.0))
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -76,6 +77,30 @@ def test_options(lorank, noisy, tmp_path):
 def test_matrices_that_have_no_rank(refused, tmp_path, matrix, sentence):
     np.save(tmp_path / "m.npy", matrix)
     assert sentence in refused("matrix", "bayes", tmp_path / "m.npy")
+
+
+def test_a_constant_matrix_has_no_component_beside_its_mean(lorank, tmp_path):
+    """The mean of 0.1 is not 0.1, and what rounding leaves over is not told from noise."""
+    np.save(tmp_path / "m.npy", np.full((7, 5), 0.1))
+    place = tmp_path / "clean.npy"
+    answer = lorank("matrix", "bayes", tmp_path / "m.npy", "--center", "-o", place, "--json").json
+    assert (answer["rank"], answer["noise"]) == (0, 0)
+    assert np.array_equal(np.load(place), np.full((7, 5), 0.1))
+
+
+@pytest.mark.parametrize("center", [(), ("--center",)])
+def test_entries_that_are_too_large(refused, tmp_path, center):
+    np.save(tmp_path / "m.npy", 1.7e308 * np.eye(4))
+    said = refused("matrix", "bayes", tmp_path / "m.npy", *center)
+    assert "entries of a 4×4 matrix are at most 2.25e+307 in size" in said
+
+
+def test_nothing_is_left_where_a_picture_cannot_be_drawn(refused, noisy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    before = sorted(tmp_path.iterdir())
+    places = "-o", tmp_path / "clean.npy", "--plot", tmp_path / "signal.png"
+    assert "lorank[plot]" in refused("matrix", "bayes", noisy[0], *places)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_zero_matrix(lorank, tmp_path):

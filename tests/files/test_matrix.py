@@ -26,6 +26,8 @@ def test_what_is_written_comes_back(tmp_path, ending):
         ("1984-01,1,2\n1984-02,3,4\n", [[1, 2], [3, 4]]),
         ("\ufeffa,b\r\n1,\r\nNA,4\r\n\r\n", [[1, np.nan], [np.nan, 4]]),
         ("1\n2\n", [[1], [2]]),
+        ("1_1,1_2\n1,2\n3,4\n", [[1, 2], [3, 4]]),
+        ("1_1,1,2\n1_2,3,4\n", [[1, 2], [3, 4]]),
     ],
 )
 def test_csv(tmp_path, text, matrix):
@@ -41,6 +43,7 @@ def test_csv(tmp_path, text, matrix):
         ("1;2\n3;4\n5;6\n", "line 2 has no numbers; commas"),
         ("1,2\n3\n", "2 numbers first and 1 in line 2"),
         ("1,2\n3,four\n", "line 2 has 'four'"),
+        ("1,2\n3,1_000\n", "line 2 has '1_000'"),
     ],
 )
 def test_a_csv_that_is_no_matrix(tmp_path, text, sentence):

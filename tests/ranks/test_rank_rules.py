@@ -1,5 +1,6 @@
 """Every rule on the list passes every test here."""
 
+import dataclasses
 import math
 from dataclasses import replace
 from functools import partial
@@ -141,6 +142,16 @@ def test_values_that_are_not_finite_name_their_layer(choose, network, bad):
 def test_spectra_that_are_none_name_their_layer(choose, network, make, values, fault):
     network["flat"] = make(values, m=9)
     with pytest.raises(LorankError, match=f"'flat'.*{fault}"):
+        choose(network)
+
+
+@every_rule
+@pytest.mark.parametrize(
+    ("values", "found"), [(torch.ones(3) * 1j, "complex64"), ([3.0, 1.0], "list")]
+)
+def test_values_that_are_no_real_tensor_name_their_layer(choose, network, make, values, found):
+    network["flat"] = dataclasses.replace(make([1.0]), values=values)
+    with pytest.raises(LorankError, match=f"'flat'.*tensor of real numbers, found.*{found}"):
         choose(network)
 
 

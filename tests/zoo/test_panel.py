@@ -1,5 +1,8 @@
 """Economic panels: FRED-MD's CSV and R's data frames, from made-up files."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -38,6 +41,8 @@ def test_choosing(fred):
     assert panel.values[1].tolist() == [9.5, 121]
     with pytest.raises(LorankError, match="did you mean 'UNRATE'"):
         panel.take(["UNRAT"])
+    with pytest.raises(LorankError, match="at least one series"):
+        panel.take([])
     with pytest.raises(LorankError, match="no date of the panel, 1983-02 to 1983-03"):
         panel.between("1990-01", "1991-01")
 
@@ -82,9 +87,46 @@ def test_r_data(tmp_path):
         read_panel(tmp_path / "bad.rda")
 
 
+def test_a_frame_without_dates(tmp_path, monkeypatch):
+    """As BVAR's fred_md.rda is; a stand-in for pyreadr gives what pyreadr gives for it."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"RPI": [2583.56, 2593.6, 2610.4], "CLAIMS": [291.0, None, 294.0]})
+    _stand_in(monkeypatch, frame)
+    place = tmp_path / "fred_md.rda"
+    place.write_bytes(b"RDX3")
+    with pytest.raises(LorankError, match=r"row 0 and RPI 2583.56; give start='1959-01'"):
+        read_panel(place)
+    panel = read_panel(place, start="1959-11")
+    assert panel.dates == ("1959-11", "1959-12", "1960-01")
+    assert panel.names == ("RPI", "CLAIMS")
+    assert panel.values[:, 0].tolist() == frame["RPI"].tolist() and np.isnan(panel.values[1, 1])
+    with pytest.raises(LorankError, match="a month is written like 1984-01, found '1959'"):
+        read_panel(place, start="1959")
+    for dated in (
+        frame.set_index(pandas.Index(["1959-01-01", "1959-02-01", "1959-03-01"])),
+        frame.assign(RPI=["1959-01-01", "1959-02-01", "1959-03-01"]),
+    ):
+        _stand_in(monkeypatch, dated)
+        assert read_panel(place).dates == ("1959-01", "1959-02", "1959-03")
+        with pytest.raises(LorankError, match="start is for rows without dates, found 1959-01"):
+            read_panel(place, start="1959-01")
+    for empty in (frame[[]], frame[:0]):
+        _stand_in(monkeypatch, empty)
+        with pytest.raises(LorankError, match="one date and one cell"):
+            read_panel(place, start="1959-01")
+    (tmp_path / "panel.csv").write_text(FRED)
+    with pytest.raises(LorankError, match="not for a CSV"):
+        read_panel(tmp_path / "panel.csv", start="1959-01")
+
+
+def _stand_in(monkeypatch, frame):
+    reader = types.SimpleNamespace(read_r=lambda path: {"frame": frame})
+    monkeypatch.setitem(sys.modules, "pyreadr", reader)
+
+
 def test_without_pyreadr(tmp_path, monkeypatch):
     (tmp_path / "ip.rda").write_bytes(b"RDX3")
-    monkeypatch.setitem(__import__("sys").modules, "pyreadr", None)
+    monkeypatch.setitem(sys.modules, "pyreadr", None)
     with pytest.raises(MissingExtraError, match=r"lorank\[panel\]"):
         read_panel(tmp_path / "ip.rda")
 
@@ -99,6 +141,10 @@ def test_without_pyreadr(tmp_path, monkeypatch):
         ("date,a\n1984-02,1\n1984-01,2\n", "ascend"),
         ("date,a\nTransform:,9\n1984-02,1\n", "from 1 to 7"),
         ("date,a\nTransform:,\n1984-02,1\n", "from 1 to 7"),
+        ("date,a\nTransform:,inf\n1984-02,1\n", "from 1 to 7"),
+        ("date,a\nTransform:,5.7\n1984-02,1\n", "from 1 to 7"),
+        ("date,a\n1984-01,1_000\n", "a number, found '1_000'"),
+        ("date,a\n١٩٨٤-01,1\n", "a date is like 1984-01"),
         ("date,a\nTransform:,5,5\n1984-02,1\n", "one code"),
         ("date,a\nTransform:,5\n", "one date and one cell"),
         ("date\n1984-01\n", "one date and one cell"),
@@ -113,7 +159,7 @@ def test_without_pyreadr(tmp_path, monkeypatch):
 )
 def test_damaged_files(tmp_path, text, sentence):
     place = tmp_path / "panel.csv"
-    place.write_text(text)
+    place.write_text(text, encoding="utf-8")
     with pytest.raises(LorankError, match=sentence):
         read_panel(place)
 

@@ -1,9 +1,10 @@
 """Chains of NUTS in blocks of draws: side by side in threads, saved after each block."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ class Plan:
         label: text of everything that the draws depend on.
         resume: file of the state, or ``None``.
         tick: called with the number of steps done by one chain's block.
+        stopped: set where one chain failed or the user gave up: the others end after their block.
     """
 
     warmup: int
@@ -41,6 +43,7 @@ class Plan:
     label: str
     resume: str | Path | None
     tick: Callable[[int], None]
+    stopped: Event = field(default_factory=Event)
 
     def path(self, chain: int) -> Path | None:
         """File of one chain's state: ``NAME.chain-0.npz`` for ``NAME.npz``."""
@@ -92,12 +95,20 @@ def run(
     states = _begin(kernel, found.potential_fn, keys, begun, plan.warmup)
     blocks = _Blocks(kernel, found.postprocess_fn, states[0])
     work = [(chain, state, blocks, plan) for chain, state in enumerate(states)]
-    if threads == 1:
-        done = [_chain(*each) for each in work]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            done = list(pool.map(lambda each: _in_double(_chain, *each), work))
+    done = [_chain(*each) for each in work] if threads == 1 else _side_by_side(work, threads, plan)
     return {name: np.stack([one[name] for one in done]) for name in done[0]}
+
+
+def _side_by_side(work: list[tuple[Any, ...]], threads: int, plan: Plan) -> list[Arrays]:
+    with ThreadPoolExecutor(threads) as pool:
+        chains = [pool.submit(_in_double, _chain, *each) for each in work]
+        try:
+            for chain in as_completed(chains):
+                chain.result()  # the first fault ends all
+        finally:  # the pool waits for its threads, and nothing but this ends them
+            plan.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    return [chain.result() for chain in chains]
 
 
 def _in_double(call: Callable[..., Arrays], *arguments: Any) -> Arrays:
@@ -198,6 +209,8 @@ def _chain(chain: int, state: HMCState, blocks: _Blocks, plan: Plan) -> Arrays:
         done, state, kept = _load(path, state, blocks.kinds, plan)
         plan.tick(done)
     while done < total:
+        if plan.stopped.is_set():
+            raise CancelledError
         length = min(BLOCK, total - done)
         state, seen = blocks(state, length)
         late = max(plan.warmup - done, 0)  # of a block that ends the warm-up, keep what follows

@@ -1,5 +1,6 @@
 """Whether the draws can be trusted: R-hat, effective draws, divergences, pictures."""
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -116,11 +117,12 @@ def diagnose(posterior: Posterior) -> Diagnosis:
     arviz, series = _arviz(), identified(posterior)
     rhat = {name: float(arviz.rhat(values)) for name, values in series.items()}
     ess = {name: float(arviz.ess(values)) for name, values in series.items()}
-    worst = min(ess, key=lambda name: ess[name])
+    # What is no number (draws that are none) is the worst; max and min would pass over it.
+    worst = min(ess, key=lambda name: (not math.isnan(ess[name]), ess[name]))
     divergences = int(posterior.statistics.get("diverging", np.zeros(1)).sum())
     draws = posterior.sigma.size
     gradients = int(posterior.statistics.get("num_steps", np.zeros(1)).sum())
-    figures = max(rhat.values()), ess[worst], float(np.median(list(ess.values())))
+    figures = float(np.max([*rhat.values()])), ess[worst], float(np.median(list(ess.values())))
     advice = _advice(figures[0], ess[worst], worst, divergences, draws, len(posterior.sigma))
     return Diagnosis(*figures, worst, divergences, draws, gradients, advice)
 

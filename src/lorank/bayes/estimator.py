@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lorank.bayes.collapsed import collapsed
+from lorank.bayes.entries import as_array, check_range, column_means
 from lorank.bayes.prior import Prior
 from lorank.errors import LorankError, unknown
 
@@ -31,7 +32,7 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             sampling, which takes missing entries (NaN).
         center: take the mean of each column off first. The columns' means are then no component.
         noise: σ where it is known (``"collapsed"`` only).
-        truncation: how many components are looked at, below ``min(n_samples, n_features)``.
+        truncation: most components, below ``min(n_samples, n_features)``.
         prior: constants of the prior; for ``"nuts"`` also the name of another prior.
         random_state: seed of the sampler.
         options: further arguments of :func:`lorank.bayes.nuts.sample` as a dict, such as
@@ -47,7 +48,7 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         shrinkage_: what ``transform`` multiplies each component by, ``(rank_,)``.
         mean_: columns' means, zeros where ``center`` is off.
 
-    Cost: one SVD and less than as much again for ``"collapsed"``.
+    Cost: one SVD and that of :func:`collapsed`.
 
     Example:
         >>> x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
@@ -89,13 +90,16 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
         Raises:
             LorankError: if the method or an option is unknown, or X has missing entries that it
-                cannot take.
+                cannot take, or so large ones that its singular values are no doubles.
         """
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
+        if not isinstance(self.center, bool | np.bool_):
+            raise LorankError(f"center is True or False, found {self.center!r}")
         X = self._validated(X, reset=True, missing=self.method == "nuts")
         X = X.astype(np.float64, copy=False)
-        self.mean_ = _means(X) if self.center else np.zeros(X.shape[1])
+        check_range(X)
+        self.mean_ = column_means(X) if self.center else np.zeros(X.shape[1])
         fit = self._fit_collapsed if self.method == "collapsed" else self._fit_nuts
         fit(X - self.mean_)
         self.matrix_ += self.mean_
@@ -128,7 +132,7 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         # What is not finite is refused by a sentence of our own: it names the way out.
         X = validate_data(
             self,
-            X,
+            as_array(X),
             reset=reset,
             dtype=[np.float64, np.float32],
             ensure_all_finite=False,
@@ -180,9 +184,11 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.noise_, self.rank_ = found.noise, found.rank()
         _, shrunk, Vh = np.linalg.svd(self.matrix_, full_matrices=False)
         Vh = _signed(Vh)
-        # How much of each direction of the data the posterior mean keeps.
-        observed = np.linalg.norm(np.where(mask, X, self.matrix_) @ Vh.T, axis=0)
-        self._keep(Vh, shrunk, observed)
+        # How much of each direction of the data the posterior mean keeps; squares of huge numbers
+        # would leave the range of doubles.
+        filled = np.where(mask, X, self.matrix_)
+        unit = np.abs(filled).max()
+        self._keep(Vh, shrunk, unit * np.linalg.norm((filled / unit) @ Vh.T, axis=0))
 
     def _checked_options(self, sample):
         options = {} if self.options is None else self.options
@@ -206,14 +212,6 @@ class BayesianSVD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = False  # NaN is taken by fit with nuts, never by transform
         return tags
-
-
-def _means(X):
-    with np.errstate(invalid="ignore"):
-        count = (~np.isnan(X)).sum(0)
-    if (count == 0).any():
-        raise LorankError("every column needs an observed entry, and one has none")
-    return np.nansum(X, axis=0) / count
 
 
 def _signed(Vh):

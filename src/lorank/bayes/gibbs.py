@@ -108,7 +108,7 @@ def gibbs(
     problem = prepare(data, mask, truncation)
     generator = np.random.default_rng(seed)
     state = _begin(problem, chains, constants)
-    scaled = (noise[0], noise[1] / problem.unit**2)
+    scaled = problem.noise_prior(noise)
     kept: list[tuple[Array, ...]] = []
     for turn in range(warmup + draws * thin):
         if problem.observed is not None:

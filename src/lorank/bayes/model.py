@@ -82,7 +82,7 @@ def low_rank(problem: Problem, choices: Choices) -> Callable[[], None]:
     y = jnp.diagonal(Y)
     square, count = float(np.sum(problem.matrix**2)), m * n if observed is None else observed.sum()
     left, right = jnp.asarray(problem.left), jnp.asarray(problem.right)
-    a, b = choices.noise[0], choices.noise[1] / problem.unit**2
+    a, b = problem.noise_prior(choices.noise)
 
     def model() -> None:
         U, V, norm = _directions(problem, choices)

@@ -48,7 +48,8 @@ def sample(
     Args:
         data: ``(rows, columns)``, array or tensor; NaN is allowed where ``mask`` is false.
         mask: ``(rows, columns)`` of bool, true where an entry was observed; all by default.
-        truncation: H, most components; by default the rank of the collapsed posterior plus five.
+        truncation: H, most components, of which the last is never a slab; by default the rank
+            of the collapsed posterior plus five.
         prior: ``"csp"``, ``"exponential"``, ``"half_normal"``, ``"horseshoe"`` or
             ``"multiplicative_gamma"``.
         parametrisation: ``"polar"`` and ``"qr"`` are exact; ``"relaxed"`` is the paper's, with a
@@ -75,7 +76,7 @@ def sample(
     Raises:
         LorankError: if the data cannot be used (see :func:`lorank.bayes.problem.prepare`), a
             name is unknown, a number is out of range, or the file to resume from cannot be
-            written, is damaged or is of another run.
+            written, is damaged, was edited or is of another run.
         MissingExtraError: if NumPyro is not installed.
 
     Cost: ``O((m + n)·H²)`` a gradient, with missing entries ``O(mn·H)``; some tens of gradients

@@ -202,12 +202,12 @@ def posterior(problem: Problem, draws: Draws, seed: int = 0) -> Posterior:
         core = np.where(np.eye(m, n, dtype=bool), core, 0)
     unit = problem.unit
     return Posterior(
-        mean=problem.outer(core),
-        sd=sd,
+        mean=unit * problem.outer(core),
+        sd=unit * sd,
         d=-np.sort(-unit * draws.d, axis=-1),
         sigma=unit * draws.sigma,
         slab=draws.slab,
-        entries=np.concatenate(kept).reshape(*draws.sigma.shape, -1),
+        entries=unit * np.concatenate(kept).reshape(*draws.sigma.shape, -1),
         places=np.stack(places, axis=1),
         edge=problem.edge,
         statistics=draws.statistics,

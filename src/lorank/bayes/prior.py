@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -26,8 +27,9 @@ class Prior:
         scale: κ, the slab's scale over the edge.
         spike: κ₀, the spike's mean over the edge.
         nothing: probability that there is no signal at all, in [0, 1). Without it the first slot
-            is a slab with probability α/(1 + α), and pure noise is given a rank in a fifth of
-            runs; this little makes it a thirtieth, and costs no error where there is signal.
+            is a slab with probability α/(1 + α), and pure noise of twenty rows or more is given a
+            rank in a fifth of runs; this little makes it a thirtieth, and costs no error where
+            there is signal.
         shifted: start the slab at the edge. A component below it leaves no trace in the data,
             so a slab that reaches below can never be ruled out.
 
@@ -55,9 +57,10 @@ class Prior:
     def __post_init__(self):
         for name in ("alpha", "shape", "scale", "spike", "nothing"):
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int | float):
+            if isinstance(number, bool) or not isinstance(number, Real):
                 raise LorankError(f"{name} of the prior is a number, found {number!r}")
-            if name != "nothing" and not 0 < number < math.inf:
+            object.__setattr__(self, name, float(number))  # of any kind, it meets tensors
+            if name != "nothing" and not 0 < float(number) < math.inf:
                 raise LorankError(f"{name} of the prior is positive and finite, found {number!r}")
         if self.alpha > MANY:
             raise LorankError(f"alpha of the prior is at most {MANY}, found {self.alpha!r}")

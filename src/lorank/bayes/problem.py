@@ -1,5 +1,6 @@
 """A noisy matrix made ready for sampling: checked, lying, of unit size, in its own basis."""
 
+import math
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorank.bayes.collapsed import collapsed
+from lorank.bayes.entries import as_array, check_range
 from lorank.errors import LorankError
 from lorank.linalg.shrinkage import median_noise, shrink
 from lorank.linalg.svd import svd
@@ -64,9 +66,23 @@ class Problem:
         return (m * n) ** 0.25
 
     def outer(self, core: Array) -> Array:
-        """``(..., m, n)`` in this basis and unit → ``(..., rows, columns)`` of the data."""
-        full = self.unit * (self.left @ core @ self.right.T)
+        """``(..., m, n)`` in this basis → ``(..., rows, columns)`` as the data lay, in the unit."""
+        full = self.left @ core @ self.right.T
         return np.swapaxes(full, -1, -2) if self.upright else full
+
+    def noise_prior(self, noise: tuple[float, float]) -> tuple[float, float]:
+        """``(a, b)`` of the inverse-gamma prior of σ² in the unit.
+
+        Raises:
+            LorankError: if b is magnitudes above the data's squares.
+        """
+        a, b = noise[0], noise[1] / self.unit / self.unit
+        if not math.isfinite(b):
+            raise LorankError(
+                "the second number of noise is a variance of the data's magnitude, found "
+                f"{noise[1]:g} for entries of {self.unit:.3g}"
+            )
+        return a, b
 
 
 def prepare(data: Any, mask: Any = None, truncation: int | None = None) -> Problem:
@@ -102,7 +118,7 @@ def prepare(data: Any, mask: Any = None, truncation: int | None = None) -> Probl
     size = float(np.sqrt(np.mean(Y[observed] ** 2)))
     if np.ptp(Y[observed]) <= 1e-12 * size:
         raise LorankError("a constant matrix has no noise to learn from; every entry is equal")
-    Y, unit = Y / size, largest * size
+    Y, unit = Y / size, max(largest * size, math.ulp(0.0))
     complete = bool(observed.all())
     filled = Y if complete else _filled(Y, observed)
     L, y, R = _factors(filled)
@@ -138,13 +154,13 @@ def _checked(data: Any, mask: Any) -> tuple[Array, NDArray[np.bool_]]:
         )
     if not (observed.any(0).all() and observed.any(1).all()):
         raise LorankError("every row and column has an observed entry; leave out those without")
-    return np.where(observed, Y, 0.0), observed
+    Y = np.where(observed, Y, 0.0)
+    check_range(Y)
+    return Y, observed
 
 
 def _array(data: Any) -> Array:
-    if isinstance(data, torch.Tensor):
-        data = data.detach().cpu()
-        data = (data if data.is_complex() else data.double()).numpy()
+    data = as_array(data)
     try:
         Y = np.asarray(data)
         if Y.dtype.kind not in "fiu":

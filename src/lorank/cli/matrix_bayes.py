@@ -9,6 +9,7 @@ import typer
 
 from lorank.atomic import replacing
 from lorank.bayes import Collapsed, Prior, collapsed
+from lorank.bayes.entries import check_range, column_means
 from lorank.cli.options import Json
 from lorank.cli.places import check_places
 from lorank.cli.show import Column, asides, percent, show, show_json, size, table
@@ -80,13 +81,13 @@ def bayes(
         Y = torch.from_numpy(read.values)
         _check(matrix, Y)
         shape = (Y.shape[0], Y.shape[1])
-        means = Y.mean(0) if center else torch.zeros(Y.shape[1], dtype=Y.dtype)
+        means = torch.from_numpy(column_means(read.values)) if center else torch.zeros(shape[1])
         U, s, Vh = svd(Y - means)
         found = collapsed(s, shape, noise=noise, prior=Prior(alpha=alpha))
+        if plot is not None:  # first, because a package may be missing: nothing is left behind
+            _draw(plot, matrix, s, found, shape)
         if output is not None:
             write_matrix(output, ((U * found.shrunk) @ Vh + means).numpy())
-        if plot is not None:
-            _draw(plot, matrix, s, found, shape)
         answer = _answer(matrix, s, found, shape, center)
         answer |= {"header": read.header, "row_names": read.names}
         answer |= {"output": output and str(output), "plot": plot and str(plot)}
@@ -106,6 +107,7 @@ def _check(matrix: Path, Y: torch.Tensor) -> None:
             f"{matrix}: {int(Y.isnan().sum())} of {Y.numel()} entries are missing, and this "
             "command needs all; in Python, lorank.bayes.BayesianSVD(method='nuts') does not"
         )
+    check_range(Y.numpy())
 
 
 def _draw(plot: Path, matrix: Path, s: torch.Tensor, found: Collapsed, shape: tuple) -> None:

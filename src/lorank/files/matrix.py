@@ -143,7 +143,8 @@ def _npy(place: Path) -> np.ndarray:
             f"{place} must hold one matrix of real numbers, found {found.dtype} of shape "
             f"{found.shape}"
         )
-    return found.astype(np.float64)
+    with np.errstate(over="ignore"):  # of a longer type: what is too large is infinite
+        return found.astype(np.float64)
 
 
 def _csv(place: Path, header: bool | None) -> Table:
@@ -196,7 +197,7 @@ def _number(cell: str) -> float | None:
     if cell.strip().lower() in ABSENT:
         return float("nan")
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # to Python 1_1 is a number, here a name
     except ValueError:
         return None
 

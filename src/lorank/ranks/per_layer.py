@@ -110,6 +110,9 @@ def check(spectra: Mapping[str, Spectrum]) -> None:
 
 
 def _fault(layer: Spectrum) -> str | None:
+    if not isinstance(layer.values, Tensor) or layer.values.is_complex():
+        found = getattr(layer.values, "dtype", type(layer.values).__name__)
+        return f"must be a tensor of real numbers, found {found}"
     s = layer.values.detach()
     if s.ndim not in (1, 2) or s.numel() == 0:
         return f"must have shape (r,) or (groups, r) with entries, found {tuple(s.shape)}"

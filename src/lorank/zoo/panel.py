@@ -16,8 +16,8 @@ from lorank.errors import LorankError, extra, unknown
 FRAMES = (".rda", ".rdata", ".rds")
 ENDINGS = (".csv", *FRAMES)
 CODES = range(1, 8)
-DATE = re.compile(r"(\d{4})-(\d{1,2})(?!\d)|(\d{1,2})/\d{1,2}/(\d{4})(?!\d)")
-MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])")
+DATE = re.compile(r"(\d{4})-(\d{1,2})(?!\d)|(\d{1,2})/\d{1,2}/(\d{4})(?!\d)", re.ASCII)
+MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,15 @@ class Panel:
         """Choose series by name, in the order given.
 
         Raises:
-            LorankError: if one is not in the panel.
+            LorankError: if there is none, or one is not in the panel.
 
         Example:
             >>> panel = Panel(("1984-01",), ("a", "b"), np.array([[1.0, 2.0]]))
             >>> panel.take(["b"]).values.tolist()
             [[2.0]]
         """
+        if len(names) == 0:
+            raise LorankError("a panel has at least one series, found none to take")
         for name in names:
             if name not in self.names:
                 raise unknown("series", name, self.names)
@@ -66,8 +68,7 @@ class Panel:
             [[2.0]]
         """
         for month in (start, end):
-            if not (isinstance(month, str) and MONTH.fullmatch(month)):
-                raise LorankError(f"a month is written like 1984-01, found {month!r}")
+            _check_month(month)
         kept = [i for i, date in enumerate(self.dates) if start <= date <= end]
         if not kept:
             raise LorankError(
@@ -144,26 +145,30 @@ def _difference(x: np.ndarray) -> np.ndarray:
     return np.diff(x, axis=0, prepend=np.full((1, x.shape[1]), np.nan))
 
 
-def read_panel(path: str | Path) -> Panel:
+def read_panel(path: str | Path, start: str | None = None) -> Panel:
     r"""Read a panel of time series.
 
     A CSV has dates in the first column (``1/1/1959`` or ``1959-01-01``) and names in the first
     line; a second line that begins with ``Transform`` holds FRED-MD's codes. An R file
     (``.rda``, ``.rds``) holds one data frame, with dates as names of its rows or in its first
-    column; it is read by pyreadr, which runs no code.
+    column, or without dates; it is read by pyreadr, which runs no code.
 
     Args:
         path: the file.
+        start: month of the first row, ``YYYY-MM``, of a data frame without dates, whose rows are
+            months in a row; ``"1959-01"`` for BVAR's ``fred_md.rda``, which has lost them.
 
     Returns:
         The panel; empty cells are NaN.
 
     Raises:
-        LorankError: if the file does not exist, has another ending, or is no such table.
+        LorankError: if the file does not exist, has another ending, is no such table, or has no
+            dates and ``start`` is not given, or has them and it is.
         MissingExtraError: if pyreadr is not installed and the file is R's.
 
-    Source: FRED-MD is published by the Federal Reserve Bank of St. Louis; the same as R data by
-    the packages BVAR (``fred_md.rda``) and HDTSA (``IPindices.rda``).
+    Source: FRED-MD is published by the Federal Reserve Bank of St. Louis; as R data by the
+    packages BVAR (``fred_md.rda``, and ``fred_qd.rda`` by quarters) and HDTSA
+    (``IPindices.rda``).
 
     Example:
         >>> import tempfile
@@ -178,7 +183,10 @@ def read_panel(path: str | Path) -> Panel:
         raise unknown("ending of a panel", place.suffix, ENDINGS)
     if not place.is_file():
         raise LorankError(f"there is no file {place}")
-    lines = _frame(place) if place.suffix.lower() in FRAMES else _csv(place)
+    is_frame = place.suffix.lower() in FRAMES
+    if start is not None and not is_frame:
+        raise LorankError(f"{place}: start is for a data frame of R without dates, not for a CSV")
+    lines = _frame(place, start) if is_frame else _csv(place)
     names, codes, rows = lines[0][1:], None, [line for line in lines[1:] if any(line)]
     if rows and rows[0][0].strip().lower().startswith("transform"):
         codes, rows = _codes(place, rows[0][1:]), rows[1:]
@@ -208,7 +216,7 @@ def _csv(place: Path) -> list[list[str]]:
     return lines or [[""]]
 
 
-def _frame(place: Path) -> list[list[str]]:
+def _frame(place: Path, start: str | None) -> list[list[str]]:
     pyreadr = extra("pyreadr", "panel")
     try:
         found = [*pyreadr.read_r(str(place)).values()]
@@ -220,9 +228,31 @@ def _frame(place: Path) -> list[list[str]]:
     names = [str(name) for name in frame.columns]
     index = [str(label) for label in frame.index]
     rows = [["" if _absent(cell) else str(cell) for cell in row] for row in frame.to_numpy()]
-    if rows and DATE.match(index[0]):
-        return [["date", *names]] + [[i, *row] for i, row in zip(index, rows, strict=True)]
-    return [names, *rows]
+    if not names or not rows:
+        return [names]
+    dated = DATE.match(index[0]) or DATE.match(rows[0][0])
+    if start is None and not dated:
+        raise LorankError(
+            f"{place}: a data frame has dates as names of its rows or in its first column, found "
+            f"row {index[0]} and {names[0]} {rows[0][0]}; give start='1959-01' if rows are months"
+        )
+    if start is not None and dated:
+        raise LorankError(f"{place}: start is for rows without dates, found {dated[0]}")
+    if start is None and not DATE.match(index[0]):
+        return [names, *rows]
+    days = index if start is None else _months(start, len(rows))
+    return [["date", *names]] + [[day, *row] for day, row in zip(days, rows, strict=True)]
+
+
+def _months(start: str, count: int) -> list[str]:
+    _check_month(start)
+    first = 12 * int(start[:4]) + int(start[5:]) - 1
+    return [f"{i // 12:04d}-{i % 12 + 1:02d}" for i in range(first, first + count)]
+
+
+def _check_month(month: object) -> None:
+    if not (isinstance(month, str) and MONTH.fullmatch(month)):
+        raise LorankError(f"a month is written like 1984-01, found {month!r}")
 
 
 def _absent(cell: object) -> bool:
@@ -231,12 +261,12 @@ def _absent(cell: object) -> bool:
 
 def _codes(place: Path, cells: list[str]) -> tuple[int, ...]:
     try:
-        codes = tuple(int(float(cell)) for cell in cells)
+        codes = [float(cell) for cell in cells]
     except ValueError:
-        codes = (0,)
+        codes = [0.0]
     if not set(codes) <= set(CODES):
         raise LorankError(f"{place}: codes of transformation are whole numbers from 1 to 7")
-    return codes
+    return tuple(int(code) for code in codes)
 
 
 def _date(place: Path, cell: str) -> str:
@@ -254,7 +284,7 @@ def _number(place: Path, cell: str) -> float:
     if text in ("", "NA", "NaN", "nan", "."):
         return float("nan")
     try:
-        number = float(text)
+        number = math.inf if "_" in text else float(text)  # to Python 1_000 is a number
     except ValueError:
         number = math.inf
     if not math.isfinite(number):

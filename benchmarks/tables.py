@@ -12,6 +12,8 @@ HEAD = """# Measured
 Every table on this page is made by `python benchmarks/tables.py` from the JSON files in this
 folder; each JSON names the command that made it. Ratios are of one run, in turns; machines differ
 and single times mean little. MACs count convolutions, linear layers and attention products.
+Networks trained on CIFAR-10 at a budget, by several methods, have
+[a page of their own](cifar10.md).
 """
 
 

@@ -6,7 +6,6 @@ No figure is typed by hand but the published ones, which stand with their source
 experiments.toml; what did not work is told in notes.md.
 """
 
-import json
 import math
 import statistics
 import sys
@@ -24,7 +23,6 @@ from record import RESULTS
 from sections.markdown import percent, table
 
 PAGE, PICTURE = RESULTS / "cifar10.md", RESULTS / "cifar10.png"
-COSTS = RESULTS / "cifar10_cost.json"
 NOTES = Path(__file__).with_name("notes.md")
 HEAD = """# ResNets on CIFAR-10 at a budget of MACs
 
@@ -35,7 +33,7 @@ views under the same teacher, and are counted by the same counter: MACs of convo
 layers. Accuracy is that of the last epoch on the 10,000 test images, which are read once a row;
 what was chosen was chosen on 5,000 training images held out (the published weights have seen
 them, so that they judge fine-tuning and not the start). Intervals are 95 % of Student's t over
-the seeds; one seed has none.
+the seeds; one seed has none. What a step costs stands with the [other figures](README.md).
 """
 
 Row = dict[str, Any]
@@ -111,39 +109,6 @@ def published_text(published: list[Row]) -> str:
     )
 
 
-COST = """## What a training step costs
-
-Batch of {batch}, medians of {rounds} rounds in turns, with the quartiles of the paired ratios.
-*SVD form* is lorank's step with both penalties, at ranks that leave a share of the MACs;
-*two convolutions* is the published step; TRP is charged a truncation every 20 steps. Memory is what
-a step holds when its backward pass begins: parameters, gradients, momenta and kept tensors.
-"""
-
-
-def cost_text(path: Path) -> str:
-    """The table of step times and memory."""
-    content = json.loads(path.read_text())
-    lines = [
-        [
-            row["network"],
-            row["form"],
-            percent(row["macs_share"], 0),
-            f"{row['ms']:.0f} ms",
-            "{:.2f} × ({:.2f} to {:.2f})".format(row["ratio"], *row["ratio_quartiles"]),
-            f"{row['mib']:.0f} MiB",
-            f"{row['memory_ratio']:.2f} ×",
-        ]
-        for row in content["figures"]
-    ]
-    header = ["network", "form", "MACs", "a step", "against dense", "memory", "against dense"]
-    settings = content["settings"]
-    made = (
-        f"`{content['command']}`, {settings['device']}, {content['threads']} thread(s), "
-        f"torch {content['torch']}, {content['date']}. [JSON]({path.name})"
-    )
-    return f"{COST.format(**settings)}\n{table(header, lines)}\n\n{made}\n"
-
-
 def picture(suites: dict[str, Any], published: list[Row], shown: list[str]) -> None:
     """Accuracy against the MACs that are left, ours and the published."""
     import matplotlib
@@ -189,8 +154,6 @@ def main() -> None:
     for name, asked in plan["suites"].items():
         if name in suites:
             texts.append(suite_text(name, asked, suites[name]))
-    if COSTS.exists():
-        texts.append(cost_text(COSTS))
     texts.append(published_text(published))
     texts.append(NOTES.read_text())
     with replacing(PAGE) as draft:

@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--published-epochs", type=int, default=60)
     parser.add_argument("--halved-epochs", type=int, default=100, help="on faces of 25 × 25")
     parser.add_argument("--large-epochs", type=int, default=100, help="in the published network")
-    parser.add_argument("--large-seeds", type=int, default=3)
+    parser.add_argument("--large-seeds", type=int, default=2)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     parser.add_argument("--quick", action="store_true", help="two epochs and seeds, no JSON")
     parser.add_argument("--runs", default="runs/structured")

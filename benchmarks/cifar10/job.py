@@ -21,17 +21,23 @@ class Job:
         dense: the pretrained network in evaluation mode; methods work on copies.
         cifar: the data, on the device.
         example: one image, to count MACs.
+        bfloat16: whether forward passes run in it, by autocast.
     """
 
     experiment: Experiment
     dense: nn.Module
     cifar: Cifar
     example: Tensor
+    bfloat16: bool = False
 
     @property
     def device(self) -> torch.device:
         """Where everything runs."""
         return self.example.device
+
+    def autocast(self) -> torch.autocast:
+        """The context of forward passes in training."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def fit(
     model, optimizer, progress = _started(job, method, folder)
     if not progress.epoch:
         progress.seconds = time.perf_counter() - began
-    answers = Teachers(schedule.teacher, job.cifar, schedule.mix, teachers)
+    answers = Teachers(schedule.teacher, job.cifar, schedule.mix, teachers, job.autocast)
     for epoch in range(progress.epoch, schedule.epochs):
         taught = _taught(answers, schedule, epoch)  # its cost is shared by all runs: not counted
         began = time.perf_counter()
@@ -87,7 +87,7 @@ def _epoch(
         progress = (epoch + step / len(batches)) / schedule.epochs
         set_rate(optimizer, rate(schedule.optimizer, progress))
         places = train.places[some]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with job.autocast():
             outputs = run(seen_images(job.cifar, places, seen))
         loss = task_loss(outputs.float(), job.cifar.whole, places, seen, answers, schedule)
         term = method.penalty(job, model, progress)

@@ -49,14 +49,14 @@ def wanted(patterns: list[str], file: Path) -> list[Experiment]:
     return found
 
 
-def prepared(experiment: Experiment, runs: Path, device: torch.device) -> Job:
+def prepared(experiment: Experiment, runs: Path, device: torch.device, bfloat16: bool) -> Job:
     """Load what an experiment needs."""
     schedule = experiment.schedule
     cifar = load(device, holdout=schedule.holdout, images=schedule.images, seed=experiment.seed)
     torch.manual_seed(experiment.seed)
     dense = started(experiment, runs)
     dense = dense.to(device, memory_format=torch.channels_last).eval()
-    return Job(experiment, dense, cifar, torch.zeros(1, 3, 32, 32, device=device))
+    return Job(experiment, dense, cifar, torch.zeros(1, 3, 32, 32, device=device), bfloat16)
 
 
 def started(experiment: Experiment, runs: Path) -> nn.Module:
@@ -75,7 +75,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
     if experiment.use not in METHODS:
         raise unknown("method", experiment.use, METHODS)
     device = torch.device(args.device)
-    job = prepared(experiment, args.runs, device)
+    job = prepared(experiment, args.runs, device, args.bfloat16)
     method = METHODS[experiment.use](**experiment.options)
     folder = args.runs / experiment.name
     model, progress = fit(job, method, folder, args.runs / "teachers", args.compile)
@@ -95,6 +95,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
         "minutes": round(progress.seconds / 60, 2),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
+        "precision": "bfloat16" if args.bfloat16 else "float32",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "command": f"python benchmarks/cifar10/run.py {experiment.name}",
@@ -102,22 +103,23 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
     }
 
 
-def rows() -> list[dict[str, Any]]:
+def rows(path: Path = ROWS) -> list[dict[str, Any]]:
     """The rows that are there; of several with one name the last."""
-    lines = ROWS.read_text().splitlines() if ROWS.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
     return list({row["experiment"]: row for row in map(json.loads, lines)}.values())
 
 
-def add(row: dict[str, Any]) -> None:
+def add(row: dict[str, Any], path: Path = ROWS) -> None:
     """Append a line in one write: processes side by side do not tear each other's."""
-    ROWS.parent.mkdir(parents=True, exist_ok=True)
-    with ROWS.open("a") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def side_by_side(names: list[str], args: argparse.Namespace) -> None:
     """Run each experiment in a process of its own, so many at a time."""
-    own = ["--file", str(args.file), "--runs", str(args.runs), "--device", args.device]
+    own = ["--file", args.file, "--rows", args.rows, "--runs", args.runs, "--device", args.device]
+    own += ["--bfloat16" if args.bfloat16 else "--no-bfloat16"]
     own += [f"--{flag}" for flag in ("compile", "save", "again") if getattr(args, flag)]
     with ThreadPool(args.jobs) as pool:
         ended = pool.map(lambda n: subprocess.call([sys.executable, __file__, n, *own]), names)
@@ -133,9 +135,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="experiments, or patterns of their names")
     parser.add_argument("--list", action="store_true", help="show all names")
     parser.add_argument("--file", type=Path, default=FILE, help="the declarative file")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the file of results")
     parser.add_argument("--runs", type=Path, default=Path("runs/cifar10"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
+    parser.add_argument(
+        "--bfloat16",
+        action=argparse.BooleanOptionalAction,
+        default=torch.cuda.is_available(),
+        help="forward passes of the training by autocast; default: on a GPU",
+    )
     parser.add_argument("--compile", action="store_true", help="train by torch.compile")
     parser.add_argument("--save", action="store_true", help="keep the folded network")
     parser.add_argument("--again", action="store_true", help="run what has a row already")
@@ -144,14 +153,14 @@ def main() -> None:
         print("\n".join(e.name for e in experiments(args.file)))
         return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    done = set() if args.again else {row["experiment"] for row in rows()}
+    done = set() if args.again else {row["experiment"] for row in rows(args.rows)}
     todo = [e for e in wanted(args.names, args.file) if e.name not in done]
     if args.jobs > 1:
         side_by_side([e.name for e in todo], args)
         return
     for experiment in todo:
         row = carried_out(experiment, args)
-        add(row)
+        add(row, args.rows)
         print(json.dumps({k: row[k] for k in ("experiment", "accuracy", "macs_share", "minutes")}))
 
 

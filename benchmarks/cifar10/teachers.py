@@ -1,5 +1,7 @@
 """What teachers say of a view, asked once and kept in the folder of runs."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +30,22 @@ class Teachers:
         cifar: the data, on the device where teachers run.
         mix: of the views.
         folder: where the answers are kept.
+        autocast: makes the context of their forward passes.
     """
 
-    def __init__(self, names: str, cifar: Cifar, mix: float, folder: Path):
+    def __init__(
+        self,
+        names: str,
+        cifar: Cifar,
+        mix: float,
+        folder: Path,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ):
         self.names = names.split("+")
         self.cifar = cifar
         self.mix = mix
         self.folder = folder
+        self.autocast = autocast
         self.networks: dict[str, nn.Module] = {}
 
     def __call__(self, number: int) -> Tensor:
@@ -58,9 +69,9 @@ class Teachers:
             self.networks[name] = network
         seen = to(view(number, self.mix), device)
         places = torch.arange(len(self.cifar.whole.labels), device=device).split(BATCH)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with self.autocast():
             said = [self.networks[name](seen_images(self.cifar, some, seen)) for some in places]
-        return torch.cat(said)
+        return torch.cat(said).float()
 
 
 def merged(network: nn.Module) -> nn.Module:

@@ -77,7 +77,7 @@ def share_of(job, model):
 PAPER = {
     "scratch": True,
     "layout": "channel",
-    "calibrated": False,
+    "ranks": "weights",
     "steps": 1,
     "by": "raw",
     "rule": "energy",
@@ -87,7 +87,7 @@ OURS = [
     pytest.param("svd", {"sparsify": 0.0, "plain": True}, marks=pytest.mark.slow),
     pytest.param("svd", {"sparsify": 0.5, "steps": 1}, marks=pytest.mark.slow),
     ("svd", {"sparsify": 0.5, "steps": 1, "plain": True}),
-    ("svd", {"sparsify": 1.0, "steps": 2, "calibrated": False, "by": "raw", "kind": "l1"}),
+    ("svd", {"sparsify": 1.0, "steps": 2, "ranks": "weights", "by": "raw", "kind": "l1"}),
     ("svd", {"sparsify": 0.5, "form": "dense", "layout": "channel"}),
     ("svd", {**PAPER, "sparsify": 0.5}),
 ]
@@ -151,6 +151,41 @@ def test_the_published_protocol_starts_from_weights_drawn_anew():
     U = layer.U.detach().double()
     eye = torch.eye(layer.rank, dtype=torch.float64)
     torch.testing.assert_close(U.mT @ U, eye, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["channel", "spatial"])
+def test_factors_by_weights_are_the_truncated_weights_at_the_ranks_of_the_data(layout):
+    from lorank.nn import SVDConv
+
+    def pairs(**changed):
+        job = job_of("svd", sparsify=0.0, plain=True, layout=layout, **changed)
+        named = method_of(job).begin(job).named_modules()
+        return job, {n: m for n, m in named if isinstance(m, lorank.nn.Pair)}
+
+    def ranks(found):
+        return {name: pair[0].out_channels for name, pair in found.items()}
+
+    job, ours = pairs()
+    _, by_data = pairs(factors="data", rebuilt=False)
+    _, by_weights = pairs(ranks="weights")
+    assert ranks(ours) == ranks(by_data) != ranks(by_weights)
+    for name, rank in ranks(ours).items():
+        weight = job.dense.get_submodule(name).weight.detach().double()
+        view = SVDConv.unfold(job.dense.get_submodule(name), layout)
+        S = torch.linalg.svdvals(view.matrix(weight))
+        best = float(S[..., rank:].norm())
+        first, second = (
+            float((found[name].product().detach().double() - weight).norm())
+            for found in (ours, by_data)
+        )
+        assert first == pytest.approx(best, rel=1e-4)
+        assert second > best * (1 + 1e-4)
+
+
+def test_a_source_that_is_none_is_refused():
+    job = job_of("svd", factors="wieghts")
+    with pytest.raises(LorankError, match="wieghts"):
+        method_of(job)
 
 
 def test_an_experiment_starts_from_the_network_of_its_base(tmp_path):

@@ -9,8 +9,10 @@ from cifar10.job import Job, Method
 from cifar10.methods.dense import fresh
 from cifar10.methods.lowrank import convolutions, energy_ranks, paired, paying
 from lorank.compression.calibrate import Calibration
-from lorank.errors import LorankError
+from lorank.errors import LorankError, unknown
 from lorank.ranks import Spectra
+
+SOURCES = ("data", "weights")
 
 
 class SVD(Method):
@@ -23,14 +25,17 @@ class SVD(Method):
         sparsity: λ_s, rising over the first half of the sparsifying.
         orthogonality: λ_o, over the whole training.
         layout: ``"auto"`` chooses for each layer.
-        calibrated: whether layouts, ranks and cuts go by what layers read and answer for.
+        ranks: and layouts that are chosen by what layers read and answer for (``"data"``), or by
+            the ``"weights"`` alone.
+        factors: of all cuts: ``"weights"`` truncates the weights, ``"data"`` weighs the errors by
+            what is read and answered for.
         by: ``"product"``, or ``"raw"`` for the published cut of ``|S|``.
         rule: how ranks reach the budget: ``"budget"`` over all layers, or ``"energy"`` for one
             threshold in every layer, as published.
         form: ``"svd"``, or ``"dense"`` for dense layers until the one cut, for comparison; that
             takes one layout for all layers.
         scratch: whether weights are drawn anew instead of pretrained.
-        rebuilt: whether a cut before training solves the factors again on data.
+        rebuilt: whether a cut before training with factors by data solves them again in turn.
         plain: whether fine-tuning goes on in plain layers instead of SVD form.
     """
 
@@ -43,7 +48,8 @@ class SVD(Method):
         sparsity: float = 0.01,
         orthogonality: float = 1.0,
         layout: str = "auto",
-        calibrated: bool = True,
+        ranks: str = "data",
+        factors: str = "weights",
         by: str = "product",
         rule: str = "budget",
         form: str = "svd",
@@ -53,11 +59,15 @@ class SVD(Method):
     ):
         if form == "dense" and layout == "auto":
             raise LorankError('dense layers until the cut take one layout for all, found "auto"')
+        for what in (ranks, factors):
+            if what not in SOURCES:
+                raise unknown("source of ranks and factors", what, SOURCES)
         self.sparsify, self.steps = sparsify, steps
         self.kind, self.sparsity, self.orthogonality = kind, sparsity, orthogonality
-        self.layout, self.calibrated, self.by = layout, calibrated, by
+        self.layout, self.by = layout, by
         self.rule, self.form, self.scratch = rule, form, scratch
         self.rebuilt, self.plain = rebuilt, plain
+        self.ranks, self.factors = ranks, factors
 
     def begin(self, job: Job) -> nn.Module:
         """Full rank, in layouts chosen for what is to come; cut at once if nothing sparsifies."""
@@ -70,16 +80,23 @@ class SVD(Method):
         return lorank.decompose(start, layers=list(layouts), layout=layouts)
 
     def _seen(self, job: Job, dense: nn.Module) -> tuple[Spectra, Calibration | None]:
-        """Spectra of the convolutions of a dense network, by weights or by what they answer for."""
-        moments = lorank.calibrate(dense, job.calibration()) if self.calibrated else None
+        """Spectra of the convolutions of a dense network, and the moments to cut it by."""
+        to_rank, to_cut = self._moments(job, dense)
         spectra = lorank.measure(
             dense,
             job.example,
             layout=self.layout,
             layers=list(convolutions(dense)),
-            calibration=moments,
+            calibration=to_rank,
         )
-        return spectra, moments
+        return spectra, to_cut
+
+    def _moments(self, job: Job, model: nn.Module) -> tuple[Calibration | None, Calibration | None]:
+        """What layers read and answer for: for the ranks and for the factors, where asked."""
+        if "data" not in (self.ranks, self.factors):
+            return None, None
+        found = lorank.calibrate(model, job.calibration())
+        return found if self.ranks == "data" else None, found if self.factors == "data" else None
 
     def _low(self, job: Job, dense: nn.Module) -> nn.Module:
         """Cut a dense network to the budget, in SVD form or plain."""
@@ -136,11 +153,11 @@ class SVD(Method):
         """Down the cubic schedule, fast first: ``1 − (1 − t)³`` of the way to the budget."""
         eased = 1 - (1 - share) ** 3
         macs = 1 - eased * (1 - job.experiment.budget)
-        moments = lorank.calibrate(model, job.calibration()) if self.calibrated else None
-        spectra = lorank.measure(model, job.example, calibration=moments, layers=_factored(model))
+        to_rank, to_cut = self._moments(job, model)
+        spectra = lorank.measure(model, job.example, layers=_factored(model), calibration=to_rank)
         ranks = self._ranks(spectra, macs)
         ranks = {n: min(r, spectra[n].values.shape[-1]) for n, r in ranks.items()}
-        model = lorank.prune(model, ranks, by=self.by, calibration=moments)
+        model = lorank.prune(model, ranks, by=self.by, calibration=to_cut)
         last = share == 1
         return lorank.fold(model, example=job.example) if last and self.plain else model
 

@@ -62,6 +62,10 @@ def test_a_setting_changes_one_value_and_leaves_the_recipe_alone():
         (lambda: make_recipe({"stages": [{"name": "a", "epochs": -1}]}), "epochs"),
         (lambda: make_recipe({"stages": [{"name": "a", "epochs": 1, "cut": {}}]}), "one of macs"),
         (
+            lambda: change(practical(), ["stages.0.cut.calibration=1", "stages.0.cut.by=raw"]),
+            "no factors by data",
+        ),
+        (
             lambda: make_recipe(
                 {"stages": [{"name": "a", "epochs": 1, "cut": {"macs": 0.5, "params": 0.5}}]}
             ),

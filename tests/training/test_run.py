@@ -110,6 +110,30 @@ def test_another_order_or_seed_is_another_result(net, problem, recipe, tmp_path)
     assert not torch.equal(first.model.eval()(x), second.model.eval()(x))
 
 
+def test_factors_by_weights_have_the_ranks_of_the_data_and_the_least_error_of_the_weights(
+    net, problem, recipe, tmp_path
+):
+    uncut = change(recipe, ["stages.1.epochs=0", "stages.2.epochs=0"])
+    by_data = change(uncut, ["stages.1.cut.calibration=4"])
+    plans = {
+        "data": by_data,
+        "weights": change(by_data, ["stages.1.cut.factors=weights"]),
+        "raw": change(by_data, ["stages.1.cut.factors=weights", "stages.1.cut.by=raw"]),
+    }
+    found = {k: train(net, problem, r, tmp_path / k, quiet=True) for k, r in plans.items()}
+    assert found["data"].ranks == found["weights"].ranks == found["raw"].ranks
+    dense = lorank.load(tmp_path / "data" / "dense.safetensors", net)
+
+    def error(result):
+        pairs = [(n, m) for n, m in result.model.named_modules() if isinstance(m, lorank.nn.Pair)]
+        gaps = [(m.product() - dense.get_submodule(n).weight).square().sum() for n, m in pairs]
+        return float(sum(gaps))
+
+    assert error(found["weights"]) < 0.999 * error(found["data"])
+    # |S| of a decomposition that nothing has trained are the singular values
+    assert error(found["raw"]) == pytest.approx(error(found["weights"]), rel=1e-3)
+
+
 def test_a_killed_process_resumes(tmp_path):
     script = textwrap.dedent(
         f"""

@@ -69,8 +69,10 @@ class Cut(Part):
         by: ``product`` (best cut) or ``raw`` (the paper's, on ``|S|``).
         multiple: ranks are multiples of this.
         calibration: training batches that show what each layer reads and how much its output
-            matters; ranks are then chosen, and layers cut, by what a cut does to the answer. 0
-            goes by the weights alone.
+            matters; ranks are then chosen by what a cut does to the answer. 0 goes by the weights
+            alone.
+        factors: of a calibrated cut: ``data``, what is best for the answer now, or ``weights``, the
+            truncated weights, which may train on better.
     """
 
     macs: float | int | None = None
@@ -79,14 +81,18 @@ class Cut(Part):
     by: Literal["product", "raw"] = "product"
     multiple: int = Field(default=1, ge=1)
     calibration: int = Field(default=0, ge=0)
+    factors: Literal["data", "weights"] = "data"
 
     @model_validator(mode="after")
     def _one_target(self) -> "Cut":
         given = [n for n in ("macs", "params", "rule") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError(f"a cut needs one of macs, params and rule, found {given or 'none'}")
-        if self.calibration and self.by == "raw":
-            raise ValueError("a cut of the raw |S| cannot be calibrated: leave one of the two out")
+        if self.calibration and self.by == "raw" and self.factors == "data":
+            raise ValueError(
+                "a cut of the raw |S| has no factors by data: leave the calibration out, or ask "
+                "for factors by weights"
+            )
         return self
 
 

@@ -390,7 +390,8 @@ class _Run:
         ranks, energy = self._agreed(lambda found: step_ranks(stage, found, epoch + 1), moments)
         smaller = {n: r for n, r in ranks.items() if r < self._ranks()[n]}
         if smaller:
-            self.model = prune(self._plain_model(), smaller, calibration=moments)
+            to_cut = _moments_of_factors(stage.cut, moments)
+            self.model = prune(self._plain_model(), smaller, calibration=to_cut)
             kept = {name: energy[name] for name in smaller}
             self.log.write("truncate", ranks=smaller, energy=kept, optimizer="reset")
         return bool(smaller)
@@ -403,7 +404,8 @@ class _Run:
         ranks, energy = self._agreed(lambda spectra: cut_ranks(cut, spectra), moments)
         now = self._ranks()
         ranks = {name: min(rank, now[name]) for name, rank in ranks.items()}
-        self.model = prune(self._plain_model(), ranks, by=cut.by, calibration=moments)
+        to_cut = _moments_of_factors(cut, moments)
+        self.model = prune(self._plain_model(), ranks, by=cut.by, calibration=to_cut)
         found = cost(self.model, self.example)
         dense = self.state.facts["dense_cost"]
         self.log.write(
@@ -537,3 +539,8 @@ def share(part: int | None, whole: int | None) -> str:
         '12.5 %'
     """
     return "an unknown share" if not part or not whole else f"{part / whole:.1%}".replace("%", " %")
+
+
+def _moments_of_factors(cut: Cut | None, moments: Calibration | None) -> Calibration | None:
+    """What factors are cut by: the moments that chose the ranks, or the weights alone."""
+    return moments if cut is not None and cut.factors == "data" else None

@@ -15,6 +15,7 @@ import argparse
 import fnmatch
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -98,9 +99,20 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
         "precision": "bfloat16" if args.bfloat16 else "float32",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
-        "command": f"python benchmarks/cifar10/run.py {experiment.name}",
+        "command": command(experiment.name, device.type, args.bfloat16),
         **experiment.model_dump(mode="json", include={"use", "options", "schedule", "base"}),
     }
+
+
+def command(name: str, device: str, bfloat16: bool) -> str:
+    """What makes a row, or the rows of a pattern, again on such a device.
+
+    Example:
+        >>> command("brief/*", "cpu", True)
+        "python benchmarks/cifar10/run.py --bfloat16 'brief/*'"
+    """
+    flag = "--bfloat16 " if bfloat16 and device == "cpu" else ""
+    return f"python benchmarks/cifar10/run.py {flag}{shlex.quote(name)}"
 
 
 def rows(path: Path = ROWS) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cifar10.plan import FILE
-from cifar10.run import ROWS, rows
+from cifar10.run import ROWS, command, rows
 from lorank.atomic import replacing
 from record import RESULTS
 from sections.markdown import percent, table
@@ -85,16 +85,30 @@ COLUMNS = ["network", "asked", "method", "accuracy, %", "MACs", "parameters", "e
 
 
 def suite_text(name: str, asked: dict[str, Any], groups: dict[Any, list[Row]]) -> str:
-    """A suite's sentence, table and commands."""
-    lines = [line(key, groups[key]) for key in sorted(groups, key=lambda k: (k[0], -k[1]))]
-    some = next(iter(groups.values()))[0]
-    where = f"{some['device']}, {some['threads']} thread(s), torch {some['torch']}"
-    commands = f"`python benchmarks/cifar10/run.py '{name}/*'` makes all of them ({where}); "
-    one = "one row is `python benchmarks/cifar10/run.py "
-    one += f"{name}/NETWORK/METHOD/BUDGET/SEED`, judged on {some['judged_on']}."
-    body = table([*COLUMNS, "seeds"], lines)
-    parts = (f"## {asked.get('title', name)}", asked.get("text", "").strip(), body, commands + one)
+    """A suite's sentence, table and commands; in each budget the best row comes first."""
+
+    def place(key: tuple[str, float, str]) -> tuple[str, float, float]:
+        return key[0], -key[1], -statistics.fmean(row["accuracy"] for row in groups[key])
+
+    body = table([*COLUMNS, "seeds"], [line(key, groups[key]) for key in sorted(groups, key=place)])
+    title = f"## {asked.get('title', name)}"
+    parts = (title, asked.get("text", "").strip(), body, made_by(name, groups))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def made_by(name: str, groups: dict[Any, list[Row]]) -> str:
+    """Where a suite's rows were made, and how to make them again."""
+    every = [row for found in groups.values() for row in found]
+    some = every[0]
+    half = any(row.get("precision") == "bfloat16" for row in every)
+    device = "cpu" if some["device"] == "CPU" else "cuda"
+    precision = "bfloat16" if half else "float32"
+    where = f"{some['device']}, {some['threads']} thread(s), {precision}, torch {some['torch']}"
+    whole = command(f"{name}/*", device, half)
+    one = command(f"{name}/NETWORK/METHOD/BUDGET/SEED", device, half)
+    return (
+        f"`{whole}` makes all of them ({where}); one row is `{one}`, judged on {some['judged_on']}."
+    )
 
 
 def published_text(published: list[Row]) -> str:

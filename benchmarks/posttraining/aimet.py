@@ -1,9 +1,10 @@
-"""AIMET's greedy SVD, run as its documentation has it (aimet-torch 2.42).
+r"""AIMET's greedy SVD, run as its documentation has it (aimet-torch 2.42).
 
 It is not among lorank's dependencies. In an environment of its own::
 
     pip install --no-deps aimet-torch==2.42.0 torchvision
-    pip install 'bokeh<=3.6.3' hvplot holoviews cvxpy osqp jsonschema pandas psutil pybind11 onnx_ir
+    pip install 'bokeh<=3.6.3' hvplot holoviews cvxpy osqp jsonschema pandas psutil pybind11 \
+        onnx_ir onnxscript
 
 It wants torchvision, whose default build does not fit a CPU build of torch: two of its operators
 are declared beforehand, and never called.

@@ -367,6 +367,36 @@ def test_every_method_of_the_plan_is_made_by_its_settings():
         METHODS[row.use](**row.options)
 
 
+def test_a_suites_page_has_the_best_row_first_and_commands_that_are_in_the_plan():
+    import fnmatch
+
+    from cifar10.plan import experiments
+    from cifar10.table import grouped, suite_text
+
+    def row(method, seed, accuracy):
+        return {
+            "experiment": f"brief/resnet20/{method}/0.28/{seed}",
+            "accuracy": accuracy,
+            "macs_share": 0.28,
+            "params_share": 0.3,
+            "epochs": 3,
+            "minutes": 5.0,
+            "device": "CPU",
+            "threads": 1,
+            "torch": "2",
+            "judged_on": "test images",
+            "precision": "bfloat16",
+        }
+
+    found = [row("tucker", 0, 0.8), row("plain", 0, 0.90), row("plain", 1, 0.92)]
+    text = suite_text("brief", {"title": "T"}, grouped(found)["brief"])
+    lines = [line for line in text.splitlines() if line.startswith("| resnet20")]
+    assert [line.split(" | ")[2] for line in lines] == ["plain", "tucker"]
+    assert "91.00 ± 12.71" in lines[0]  # t(0.975, 1 degree of freedom) = 12.706
+    assert "run.py --bfloat16 'brief/*'`" in text
+    assert any(fnmatch.fnmatch(e.name, "brief/*") for e in experiments())
+
+
 def test_memory_counts_weights_thrice_and_what_is_saved_once():
     from cifar10.cost import Form, Runner
 

@@ -19,12 +19,17 @@ from lorank.training.run import train
 from lorank.zoo import load_data, load_model
 from record import RESULTS, data_folder, record
 
+BATCHES = 16  # of a calibration
 
-def short(sparsify: int, finetune: int, share: float, seed: int) -> Recipe:
-    """The practical recipe with its two stages as long as asked."""
+
+def short(sparsify: int, finetune: int, share: float, seed: int, cut_by: str) -> Recipe:
+    """The practical recipe with its two stages as long as asked, its cut by what is asked."""
     recipe = practical(epochs=max(2, sparsify + finetune), macs=share)
-    lengths = [f"stages.0.epochs={sparsify}", f"stages.1.epochs={finetune}"]
-    return change(recipe, [*lengths, f"seed={seed}"])
+    settings = [f"stages.0.epochs={sparsify}", f"stages.1.epochs={finetune}", f"seed={seed}"]
+    if cut_by != "weights":
+        factors = "data" if cut_by == "data" else "weights"
+        settings += [f"stages.0.cut.calibration={BATCHES}", f"stages.0.cut.factors={factors}"]
+    return change(recipe, settings)
 
 
 def seconds(run: Path) -> float:
@@ -38,6 +43,12 @@ def main() -> None:
     parser.add_argument("--macs", type=float, nargs="+", default=[0.5])
     parser.add_argument("--sparsify", type=int, default=0, help="epochs before the cut")
     parser.add_argument("--finetune", type=int, default=1, help="epochs after it")
+    parser.add_argument(
+        "--cut-by",
+        choices=["weights", "ranks", "data"],
+        default="weights",
+        help="the weights alone, ranks by calibration, or ranks and factors by it",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", default="runs/pretrained")
     args = parser.parse_args()
@@ -47,15 +58,17 @@ def main() -> None:
     old = json.loads(path.read_text())["figures"] if path.exists() else []
     for share in args.macs:
         dense = load_model(args.model, weights=folder / f"resnet_cifar10/{args.model}.safetensors")
-        out = Path(args.runs) / f"{args.model}-{share}-{args.sparsify}-{args.finetune}-{args.seed}"
+        settings = (args.model, share, args.sparsify, args.finetune, args.cut_by, args.seed)
+        out = Path(args.runs) / "-".join(map(str, settings))
         torch.manual_seed(args.seed)
-        recipe = short(args.sparsify, args.finetune, share, args.seed)
+        recipe = short(args.sparsify, args.finetune, share, args.seed, args.cut_by)
         result = train(dense, data, recipe, out)
         row = {
             "model": args.model,
             "asked": share,
             "sparsify": args.sparsify,
             "finetune": args.finetune,
+            "cut_by": args.cut_by,
             "seed": args.seed,
             "dense_accuracy": result.dense_accuracy,
             "accuracy": result.accuracy,
@@ -63,8 +76,8 @@ def main() -> None:
             "params": round(result.cost.params / result.dense_cost.params, 4),
             "minutes": round(seconds(out) / 60, 1),
         }
-        same = ("model", "asked", "sparsify", "finetune", "seed")
-        old = [r for r in old if any(r[k] != row[k] for k in same)] + [row]
+        same = ("model", "asked", "sparsify", "finetune", "cut_by", "seed")
+        old = [r for r in old if any(r.get(k, "weights") != row[k] for k in same)] + [row]
         print(row, flush=True)
         record("pretrained_train", old)
 

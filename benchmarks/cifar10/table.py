@@ -139,7 +139,9 @@ def picture(suites: dict[str, Any], published: list[Row], shown: list[str]) -> N
                 if of == network:
                     share = statistics.fmean(r["macs_share"] for r in found)
                     right = statistics.fmean(r["accuracy"] for r in found)
-                    curves[method].append((100 * share, 100 * right))
+                    curves[f"{method}, {found[0]['epochs']} epochs"].append(
+                        (100 * share, 100 * right)
+                    )
         for method, points in sorted(curves.items()):
             axis.plot(*zip(*sorted(points), strict=True), "o-", label=method)
         for p in published:

@@ -74,11 +74,15 @@ def cut(figures: Rows) -> str:
     return table([*header, "BatchNorm re-estimated"], rows)
 
 
+CUT_BY = {"weights": "weights, weights", "ranks": "data, weights", "data": "data, data"}
+
+
 def trained(figures: Rows) -> str:
     rows = [
         [
             f["model"],
             f"{f['sparsify']} + {f['finetune']}",
+            CUT_BY[f.get("cut_by", "weights")],
             percent(f["dense_accuracy"]),
             percent(f["accuracy"]),
             percent(f["macs"], 1),
@@ -90,6 +94,7 @@ def trained(figures: Rows) -> str:
     header = [
         "network",
         "epochs before + after the cut",
+        "ranks, factors by",
         "dense",
         "low-rank",
         "MACs",

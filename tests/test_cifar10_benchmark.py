@@ -1,7 +1,9 @@
 """The methods of the CIFAR-10 benchmark: they train, resume, and end within their budgets."""
 
+import dataclasses
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -87,6 +89,7 @@ OURS = [
     pytest.param("svd", {"sparsify": 0.0, "plain": True}, marks=pytest.mark.slow),
     pytest.param("svd", {"sparsify": 0.5, "steps": 1}, marks=pytest.mark.slow),
     ("svd", {"sparsify": 0.5, "steps": 1, "plain": True}),
+    ("svd", {"sparsify": 0.5, "steps": 4}),
     ("svd", {"sparsify": 1.0, "steps": 2, "ranks": "weights", "by": "raw", "kind": "l1"}),
     ("svd", {"sparsify": 0.5, "form": "dense", "layout": "channel"}),
     ("svd", {**PAPER, "sparsify": 0.5}),
@@ -193,7 +196,7 @@ def test_an_experiment_starts_from_the_network_of_its_base(tmp_path):
 
     job = job_of("dense", budget=1.0)
     experiment = job.experiment.model_copy(update={"base": "base/resnet8/scratch/1/0"})
-    with pytest.raises(SystemExit, match="run that first, --save"):
+    with pytest.raises(SystemExit, match="run that first, --again"):
         started(experiment, tmp_path)
     (tmp_path / experiment.base).mkdir(parents=True)
     lorank.save(job.dense, tmp_path / experiment.base / "model.safetensors")
@@ -393,8 +396,79 @@ def test_a_suites_page_has_the_best_row_first_and_commands_that_are_in_the_plan(
     lines = [line for line in text.splitlines() if line.startswith("| resnet20")]
     assert [line.split(" | ")[2] for line in lines] == ["plain", "tucker"]
     assert "91.00 ± 12.71" in lines[0]  # t(0.975, 1 degree of freedom) = 12.706
-    assert "run.py --bfloat16 'brief/*'`" in text
-    assert any(fnmatch.fnmatch(e.name, "brief/*") for e in experiments())
+    (pattern,) = re.findall(r"`OMP_NUM_THREADS=1 .*? --bfloat16 --again '(.*?)'` makes all", text)
+    assert any(fnmatch.fnmatch(e.name, pattern) for e in experiments())
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "words"),
+    [
+        ("CPU", "float32", "OMP_NUM_THREADS=2 {run} --device cpu a/b"),
+        ("CPU", "bfloat16", "OMP_NUM_THREADS=2 {run} --device cpu --bfloat16 a/b"),
+        ("a GPU", "bfloat16", "{run} --device cuda a/b"),
+        ("a GPU", "float32", "{run} --device cuda --no-bfloat16 a/b"),
+    ],
+)
+def test_a_rows_command_has_its_device_and_precision(device, precision, words):
+    from cifar10.rows import command
+
+    row = {"device": device, "threads": 2, "precision": precision}
+    run = "python benchmarks/cifar10/run.py"
+    assert command("a/b", row) == words.format(run=run)
+
+
+def test_a_row_that_the_plan_no_longer_means_is_seen():
+    from cifar10.plan import experiments
+    from cifar10.rows import made_otherwise
+
+    plan = {e.name: e for e in experiments()}
+    name = "brief/resnet20/plain/0.28/0"
+    row = {"experiment": name, **plan[name].model_dump(mode="json")}
+    assert not made_otherwise(row, plan)
+    assert not made_otherwise({**row, "options": {**row["options"], "factors": "weights"}}, plan)
+    assert made_otherwise({**row, "options": {**row["options"], "factors": "data"}}, plan)
+    assert made_otherwise({**row, "options": {**row["options"], "gone": 1}}, plan)
+    assert made_otherwise({**row, "schedule": {**row["schedule"], "epochs": 4}}, plan)
+    assert made_otherwise({**row, "experiment": "brief/resnet20/gone/0.28/0"}, plan)
+
+
+def test_a_state_of_other_settings_is_not_resumed(tmp_path):
+    fitted(job_of("svd", sparsify=0.0, layout="channel"), tmp_path)
+    fitted(job_of("svd", sparsify=0.0, layout="channel"), tmp_path)
+    with pytest.raises(SystemExit, match="other settings"):
+        fitted(job_of("svd", sparsify=0.0, layout="spatial"), tmp_path)
+    job = dataclasses.replace(job_of("svd", sparsify=0.0, layout="channel"), bfloat16=True)
+    with pytest.raises(SystemExit, match="other settings"):
+        fitted(job, tmp_path)
+
+
+@pytest.mark.parametrize("use", ["svd", "trp"])
+def test_bfloat16_trains_float32_weights(use, tmp_path):
+    job = dataclasses.replace(job_of(use), bfloat16=True)
+    model, progress = fitted(job, tmp_path)
+    assert progress.epoch == 2
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    exact, _ = fitted(job_of(use), tmp_path / "float32")
+    x = torch.randn(4, 3, SIDE, SIDE)
+    with torch.no_grad():
+        gap = (model.eval()(x) - exact.eval()(x)).abs().max()
+    assert 0 < gap < 0.5  # both have learnt much alike, and not the same
+
+
+def test_experiments_side_by_side_have_the_commands_own_settings(monkeypatch, tmp_path):
+    from cifar10 import run
+
+    calls = []
+    monkeypatch.setattr(run.subprocess, "call", lambda words: calls.append(words) or 0)
+    rows = tmp_path / "rows.jsonl"
+    words = ["run.py", "brief/resnet20/t*/0.28/0", "--jobs", "2", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [*words, "--bfloat16", "--again", "--rows", str(rows)])
+    run.main()
+    rivals = ("truncation-channel", "truncation-spatial", "trp-channel", "trp-spatial", "tucker")
+    assert sorted(call[2].split("/")[2] for call in calls) == sorted(rivals)
+    for call in calls:
+        assert "--bfloat16" in call and "--again" in call and "--save" not in call
+        assert str(call[call.index("--rows") + 1]) == str(rows)
 
 
 def test_memory_counts_weights_thrice_and_what_is_saved_once():

@@ -1,5 +1,6 @@
 """What a method is given, and what it must offer to be trained like all the others."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +44,12 @@ class Job:
     def options(self) -> dict[str, Any]:
         """The method's own settings."""
         return self.experiment.options
+
+    def settings(self) -> str:
+        """All that a run depends on beside its name: a state of other settings is not resumed."""
+        asked = self.experiment.model_dump(mode="json", include={"use", "options", "schedule"})
+        told = {**asked, "base": self.experiment.base, "bfloat16": self.bfloat16}
+        return json.dumps(told, sort_keys=True)
 
     def calibration(self) -> list[Tensor]:
         """Batches of 2,000 training images as they are, drawn by the seed."""

@@ -21,6 +21,7 @@ from lorank.training.objective import distillation_loss
 from lorank.training.optimizers import make_optimizer, rate, set_rate
 
 JUDGED = 1000  # images a batch
+STATE = "state.pt"
 
 
 @dataclass
@@ -41,7 +42,7 @@ def fit(
     model, optimizer, progress = _started(job, method, folder)
     if not progress.epoch:
         progress.seconds = time.perf_counter() - began
-    answers = Teachers(schedule.teacher, job.cifar, schedule.mix, teachers, job.autocast)
+    answers = Teachers(schedule.teacher, job.cifar, schedule.mix, teachers, job.bfloat16)
     for epoch in range(progress.epoch, schedule.epochs):
         taught = _taught(answers, schedule, epoch)  # its cost is shared by all runs: not counted
         began = time.perf_counter()
@@ -54,7 +55,7 @@ def fit(
         progress.seconds += time.perf_counter() - began
         progress.log.append(facts)
         print(f"{job.experiment.name} {epoch + 1}/{schedule.epochs}", facts, flush=True)
-        _keep(model, optimizer, progress, folder)
+        _keep(job, model, optimizer, progress, folder)
     return method.end(job, model).to(job.device), progress
 
 
@@ -135,16 +136,17 @@ def task_loss(
     return torch.lerp(task, learnt, told.weight)
 
 
-def _keep(model: nn.Module, optimizer: Any, progress: Progress, folder: Path) -> None:
+def _keep(job: Job, model: nn.Module, optimizer: Any, progress: Progress, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ranks = {n: m.rank for n, m in model.named_modules() if isinstance(m, Factored)}
     state = {
+        "settings": job.settings(),
         "model": model.state_dict(),
         "ranks": ranks,
         "optimizer": optimizer.state_dict(),
         "progress": vars(progress),
     }
-    with replacing(folder / "state.pt") as draft:
+    with replacing(folder / STATE) as draft:
         torch.save(state, draft)
 
 
@@ -152,11 +154,15 @@ def _started(
     job: Job, method: Method, folder: Path
 ) -> tuple[nn.Module, torch.optim.Optimizer, Progress]:
     """The model as begun, or cut and filled as the state has it."""
-    path = folder / "state.pt"
+    path = folder / STATE
     if not path.exists():
         model = method.begin(job).to(job.device, memory_format=torch.channels_last)
         return model, _optimizer(job, method, model), Progress()
     state = torch.load(path, weights_only=True, map_location=job.device)
+    if state.get("settings") != job.settings():
+        raise SystemExit(
+            f"{job.experiment.name} has a state of other settings in {folder}: --again starts anew"
+        )
     model = method.again(job, state["model"])
     now = {n: m.rank for n, m in model.named_modules() if isinstance(m, Factored)}
     if state["ranks"] != now:
@@ -175,10 +181,9 @@ def _optimizer(job: Job, method: Method, model: nn.Module) -> torch.optim.Optimi
 
 @torch.inference_mode()
 def judge(model: nn.Module, part: Part) -> float:
-    """Share of right answers, images as they are."""
+    """Share of right answers, images as they are, in the weights' own precision."""
     model = model.to(memory_format=torch.channels_last).eval()
     right = 0
     for images, labels in zip(part.images.split(JUDGED), part.labels.split(JUDGED), strict=True):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-            right += int((model(normalised(images)).argmax(1) == labels).sum())
+        right += int((model(normalised(images)).argmax(1) == labels).sum())
     return right / len(part.labels)

@@ -7,15 +7,14 @@ An experiment is SUITE/NETWORK/METHOD/BUDGET/SEED of experiments.toml; patterns 
     python benchmarks/cifar10/run.py 'rivals/*/0.28/*' --runs FOLDER
 
 Each ends as one line of docs/results/cifar10.jsonl, and what is there already is not run again
-(``--again`` does). A run that was stopped goes on after its last whole epoch. It runs on a GPU
-where there is one; ``--jobs`` runs several experiments side by side on it.
+(``--again`` does, from the start). A run that was stopped goes on after its last whole epoch. It
+runs on a GPU where there is one; ``--jobs`` runs several experiments side by side on it.
 """
 
 import argparse
 import fnmatch
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -31,15 +30,13 @@ from torch import nn
 import lorank
 from cifar10.data import load
 from cifar10.job import Job
-from cifar10.loop import fit, judge
+from cifar10.loop import STATE, fit, judge
 from cifar10.methods import METHODS
 from cifar10.plan import FILE, Experiment, experiments
+from cifar10.rows import ROWS, add, command, rows
 from cifar10.teachers import pretrained
 from lorank.errors import unknown
 from lorank.zoo import load_model
-from record import RESULTS
-
-ROWS = RESULTS / "cifar10.jsonl"
 
 
 def wanted(patterns: list[str], file: Path) -> list[Experiment]:
@@ -65,7 +62,7 @@ def started(experiment: Experiment, runs: Path) -> nn.Module:
     if experiment.base is not None:
         path = runs / experiment.base / "model.safetensors"
         if not path.exists():
-            sys.exit(f"{experiment.name} starts from {experiment.base}: run that first, --save")
+            sys.exit(f"{experiment.name} starts from {experiment.base}: run that first, --again")
         return load_model(experiment.network, weights=path)
     known = experiment.network in ("resnet20", "resnet32", "resnet44", "resnet56")
     return pretrained(experiment.network) if known else load_model(experiment.network)
@@ -79,12 +76,15 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
     job = prepared(experiment, args.runs, device, args.bfloat16)
     method = METHODS[experiment.use](**experiment.options)
     folder = args.runs / experiment.name
+    if args.again:
+        (folder / STATE).unlink(missing_ok=True)
     model, progress = fit(job, method, folder, args.runs / "teachers", args.compile)
-    lorank.save(model, folder / "model.safetensors") if args.save else None
+    if args.save or experiment.name in {e.base for e in experiments(args.file)}:
+        lorank.save(model, folder / "model.safetensors")
     dense, found = (lorank.cost(m.eval(), job.example) for m in (job.dense, model))
     assert dense.macs is not None
     assert found.macs is not None
-    return {
+    row = {
         "experiment": experiment.name,
         "accuracy": judge(model, job.cifar.judge),
         "judged_on": "held-out training images" if experiment.schedule.holdout else "test images",
@@ -98,34 +98,11 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
         "threads": torch.get_num_threads(),
         "precision": "bfloat16" if args.bfloat16 else "float32",
         "torch": torch.__version__,
+        "compiled": args.compile,
         "date": time.strftime("%Y-%m-%d"),
-        "command": command(experiment.name, device.type, args.bfloat16),
         **experiment.model_dump(mode="json", include={"use", "options", "schedule", "base"}),
     }
-
-
-def command(name: str, device: str, bfloat16: bool) -> str:
-    """What makes a row, or the rows of a pattern, again on such a device.
-
-    Example:
-        >>> command("brief/*", "cpu", True)
-        "python benchmarks/cifar10/run.py --bfloat16 'brief/*'"
-    """
-    flag = "--bfloat16 " if bfloat16 and device == "cpu" else ""
-    return f"python benchmarks/cifar10/run.py {flag}{shlex.quote(name)}"
-
-
-def rows(path: Path = ROWS) -> list[dict[str, Any]]:
-    """The rows that are there; of several with one name the last."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return list({row["experiment"]: row for row in map(json.loads, lines)}.values())
-
-
-def add(row: dict[str, Any], path: Path = ROWS) -> None:
-    """Append a line in one write: processes side by side do not tear each other's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    return {**row, "command": command(experiment.name, row)}
 
 
 def side_by_side(names: list[str], args: argparse.Namespace) -> None:
@@ -154,7 +131,7 @@ def main() -> None:
     parser.add_argument(
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
-        default=torch.cuda.is_available(),
+        default=None,
         help="forward passes of the training by autocast; default: on a GPU",
     )
     parser.add_argument("--compile", action="store_true", help="train by torch.compile")
@@ -164,9 +141,14 @@ def main() -> None:
     if args.list:
         print("\n".join(e.name for e in experiments(args.file)))
         return
+    if args.bfloat16 is None:
+        args.bfloat16 = torch.device(args.device).type == "cuda"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     done = set() if args.again else {row["experiment"] for row in rows(args.rows)}
-    todo = [e for e in wanted(args.names, args.file) if e.name not in done]
+    asked = wanted(args.names, args.file)
+    todo = [e for e in asked if e.name not in done]
+    if len(todo) < len(asked):
+        print(f"{len(asked) - len(todo)} of {len(asked)} have a row: --again runs them again")
     if args.jobs > 1:
         side_by_side([e.name for e in todo], args)
         return

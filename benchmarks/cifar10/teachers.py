@@ -1,7 +1,5 @@
 """What teachers say of a view, asked once and kept in the folder of runs."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ class Teachers:
         cifar: the data, on the device where teachers run.
         mix: of the views.
         folder: where the answers are kept.
-        autocast: makes the context of their forward passes.
+        bfloat16: whether they answer in it, by autocast.
     """
 
     def __init__(
@@ -39,13 +37,13 @@ class Teachers:
         cifar: Cifar,
         mix: float,
         folder: Path,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        bfloat16: bool = False,
     ):
         self.names = names.split("+")
         self.cifar = cifar
         self.mix = mix
         self.folder = folder
-        self.autocast = autocast
+        self.bfloat16 = bfloat16
         self.networks: dict[str, nn.Module] = {}
 
     def __call__(self, number: int) -> Tensor:
@@ -54,7 +52,8 @@ class Teachers:
         return torch.stack(answers).mean(0).to(self.cifar.padded.device)
 
     def _answers(self, name: str, number: int) -> Tensor:
-        path = self.folder / f"{name}-{self.mix:g}-{number}.npy"
+        precision = "bfloat16" if self.bfloat16 else "float32"
+        path = self.folder / f"{name}-{precision}-{self.mix:g}-{number}.npy"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as draft, draft.open("wb") as file:
@@ -69,7 +68,7 @@ class Teachers:
             self.networks[name] = network
         seen = to(view(number, self.mix), device)
         places = torch.arange(len(self.cifar.whole.labels), device=device).split(BATCH)
-        with self.autocast():
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
             said = [self.networks[name](seen_images(self.cifar, some, seen)) for some in places]
         return torch.cat(said).float()
 

@@ -35,7 +35,7 @@ class SVD(Method):
         form: ``"svd"``, or ``"dense"`` for dense layers until the one cut, for comparison; that
             takes one layout for all layers.
         scratch: whether weights are drawn anew instead of pretrained.
-        rebuilt: whether a cut before training with factors by data solves them again in turn.
+        rebuilt: whether factors by data of a dense network are then solved again, layer by layer.
         plain: whether fine-tuning goes on in plain layers instead of SVD form.
     """
 
@@ -62,6 +62,8 @@ class SVD(Method):
         for what in (ranks, factors):
             if what not in SOURCES:
                 raise unknown("source of ranks and factors", what, SOURCES)
+        if by == "raw" and factors == "data":
+            raise LorankError("a cut of the raw |S| has factors by weights, found by data")
         self.sparsify, self.steps = sparsify, steps
         self.kind, self.sparsity, self.orthogonality = kind, sparsity, orthogonality
         self.layout, self.by = layout, by
@@ -140,10 +142,12 @@ class SVD(Method):
             return model
         if self.form == "dense":
             return self._low(job, model) if done == self._last(epochs) else model
-        for step in range(1, self.steps + 1):
-            if done == max(step, round(self._last(epochs) * step / self.steps)):
-                model = self._cut(job, model, step / self.steps)
-        return model
+        due = [step for step in range(1, self.steps + 1) if done == self._due(step, epochs)]
+        return self._cut(job, model, due[-1] / self.steps) if due else model
+
+    def _due(self, step: int, epochs: int) -> int:
+        """The epoch after which a step is made; of several after one epoch only the last is."""
+        return max(1, round(self._last(epochs) * step / self.steps))
 
     def _last(self, epochs: int) -> int:
         """The epoch after which the last cut is made."""

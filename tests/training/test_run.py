@@ -186,6 +186,21 @@ def test_a_finished_run_gives_its_result_again_without_training(
     assert second.ranks == first.ranks
 
 
+def test_a_run_from_before_a_setting_existed_goes_on(net, problem, recipe, tmp_path, monkeypatch):
+    first = train(net, problem, recipe, tmp_path, quiet=True)
+    path = tmp_path / "state.pt"
+    content = torch.load(path, weights_only=True)
+    kept = json.loads(content["recipe"])
+    assert kept["stages"][1]["cut"].pop("factors") == "data"
+    monkeypatch.setattr("lorank.training.run.train_epoch", None)
+    torch.save({**content, "recipe": json.dumps(kept)}, path)
+    assert train(net, problem, recipe, tmp_path, quiet=True).accuracy == first.accuracy
+    for other in (kept | {"batch_size": 7}, kept | {"gone": 1}, {}):
+        torch.save({**content, "recipe": json.dumps(other)}, path)
+        with pytest.raises(LorankError, match="another recipe"):
+            train(net, problem, recipe, tmp_path, quiet=True)
+
+
 def test_fresh_forgets_the_old_run(net, problem, recipe, tmp_path):
     train(net, problem, recipe, tmp_path, quiet=True)
     other = change(recipe, ["seed=3"])

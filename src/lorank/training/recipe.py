@@ -66,11 +66,12 @@ class Cut(Part):
         macs: MACs to keep.
         params: parameters to keep.
         rule: a rule of :data:`lorank.ranks.RULES`, with its value after a colon.
-        by: ``product`` (best cut) or ``raw`` (the paper's, on ``|S|``).
+        by: ``product`` (best cut) or ``raw`` (the paper's, on ``|S|``); cuts on the way to it, of a
+            truncation, are the best ones.
         multiple: ranks are multiples of this.
         calibration: training batches that show what each layer reads and how much its output
-            matters; ranks are then chosen by what a cut does to the answer. 0 goes by the weights
-            alone.
+            matters; layouts and ranks are then chosen by what a cut does to the answer. 0 goes by
+            the weights alone.
         factors: of a calibrated cut: ``data``, what is best for the answer now, or ``weights``, the
             truncated weights, which may train on better.
     """

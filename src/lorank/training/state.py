@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from lorank.atomic import replacing
@@ -67,7 +68,7 @@ def load_state(
     if not path.exists():
         return None
     content = _read(path)
-    if content["recipe"] != recipe.model_dump_json():
+    if not _same(content["recipe"], recipe):
         raise LorankError(
             f"{folder} holds a run of another recipe: take another folder, "
             "or start afresh (--fresh)"
@@ -81,6 +82,14 @@ def load_state(
         json.loads(content["facts"]),
     )
     return state, model
+
+
+def _same(kept: str, recipe: Recipe) -> bool:
+    """Whether a kept recipe asks for the same; one from before a setting existed has its default."""
+    try:
+        return Recipe.model_validate_json(kept) == recipe
+    except ValidationError:
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

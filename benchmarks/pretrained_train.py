@@ -20,6 +20,10 @@ from lorank.zoo import load_data, load_model
 from record import RESULTS, data_folder, record
 
 BATCHES = 16  # of a calibration
+COMMAND = (
+    "python benchmarks/pretrained_train.py --model MODEL --macs SHARE --sparsify BEFORE "
+    "--finetune AFTER --cut-by weights|ranks|data"
+)
 
 
 def short(sparsify: int, finetune: int, share: float, seed: int, cut_by: str) -> Recipe:
@@ -79,7 +83,7 @@ def main() -> None:
         same = ("model", "asked", "sparsify", "finetune", "cut_by", "seed")
         old = [r for r in old if any(r.get(k, "weights") != row[k] for k in same)] + [row]
         print(row, flush=True)
-        record("pretrained_train", old)
+        record("pretrained_train", old, command=COMMAND)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The honest rival: a smaller dense network of the same MACs, from scratch, trained as long.
+"""The honest rival: a smaller dense network of the same MACs, from scratch.
 
 Its schedule may have more epochs and a higher rate, by a ``schedule`` table of its own.
 """

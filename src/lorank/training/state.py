@@ -85,7 +85,7 @@ def load_state(
 
 
 def _same(kept: str, recipe: Recipe) -> bool:
-    """Whether a kept recipe asks for the same; one from before a setting existed has its default."""
+    """Whether a kept recipe asks for the same; a setting that came later has its default there."""
     try:
         return Recipe.model_validate_json(kept) == recipe
     except ValidationError:

@@ -70,7 +70,7 @@ def line(key: tuple[str, float, str], found: list[Row]) -> list[str]:
     first = found[0]
     return [
         network,
-        f"{100 * (budget - 1):.0f} %",
+        f"{100 * (budget - 1):.4g} %",
         method,
         interval([row["accuracy"] for row in found]),
         percent(statistics.fmean(row["macs_share"] for row in found), 1),

@@ -81,7 +81,7 @@ def main() -> None:
             "minutes": round(seconds(out) / 60, 1),
         }
         same = ("model", "asked", "sparsify", "finetune", "cut_by", "seed")
-        old = [r for r in old if any(r.get(k, "weights") != row[k] for k in same)] + [row]
+        old = [r for r in old if any(r[k] != row[k] for k in same)] + [row]
         print(row, flush=True)
         record("pretrained_train", old, command=COMMAND)
 

@@ -47,9 +47,7 @@ class Job:
 
     def settings(self) -> str:
         """All that a run depends on beside its name: a state of other settings is not resumed."""
-        asked = self.experiment.model_dump(mode="json", include={"use", "options", "schedule"})
-        told = {**asked, "base": self.experiment.base, "bfloat16": self.bfloat16}
-        return json.dumps(told, sort_keys=True)
+        return json.dumps({**self.experiment.asked(), "bfloat16": self.bfloat16}, sort_keys=True)
 
     def calibration(self) -> list[Tensor]:
         """Batches of 2,000 training images as they are, drawn by the seed."""

@@ -63,6 +63,10 @@ class Experiment(Part):
         """Its name for patterns and for the folder of its run."""
         return f"{self.suite}/{self.network}/{self.method}/{self.budget:g}/{self.seed}"
 
+    def asked(self) -> dict[str, Any]:
+        """All that its result depends on beside its name, in plain values."""
+        return self.model_dump(mode="json", include={"use", "options", "schedule", "base"})
+
 
 def experiments(file: Path = FILE) -> list[Experiment]:
     """All rows that the file asks for, in its order."""

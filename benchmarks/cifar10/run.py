@@ -100,7 +100,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
         "torch": torch.__version__,
         "compiled": args.compile,
         "date": time.strftime("%Y-%m-%d"),
-        **experiment.model_dump(mode="json", include={"use", "options", "schedule", "base"}),
+        **experiment.asked(),
     }
     return {**row, "command": command(experiment.name, row)}
 

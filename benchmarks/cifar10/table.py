@@ -10,7 +10,7 @@ import math
 import statistics
 import sys
 import tomllib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,8 @@ def suite_text(name: str, asked: dict[str, Any], groups: dict[Any, list[Row]]) -
 def made_by(name: str, groups: dict[Any, list[Row]]) -> str:
     """Where a suite's rows were made, and how to make them again."""
     every = [row for found in groups.values() for row in found]
-    places = "; ".join(Counter(map(where, every)))
-    commands = Counter(command(f"{name}/*", row, again=True) for row in every)
+    places = "; ".join(dict.fromkeys(map(where, every)))
+    commands = dict.fromkeys(command(f"{name}/*", row, again=True) for row in every)
     one = command(f"{name}/NETWORK/METHOD/BUDGET/SEED", every[0], again=True)
     made = " or ".join(f"`{words}`" for words in commands)
     return (

@@ -82,7 +82,7 @@ def trained(figures: Rows) -> str:
         [
             f["model"],
             f"{f['sparsify']} + {f['finetune']}",
-            CUT_BY[f.get("cut_by", "weights")],
+            CUT_BY[f["cut_by"]],
             percent(f["dense_accuracy"]),
             percent(f["accuracy"]),
             percent(f["macs"], 1),

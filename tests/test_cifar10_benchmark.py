@@ -89,6 +89,7 @@ OURS = [
     pytest.param("svd", {"sparsify": 0.0, "plain": True}, marks=pytest.mark.slow),
     pytest.param("svd", {"sparsify": 0.5, "steps": 1}, marks=pytest.mark.slow),
     ("svd", {"sparsify": 0.5, "steps": 1, "plain": True}),
+    ("svd", {"sparsify": 0.0, "plain": True, "ranks": "trials", "renormed": True}),
     ("svd", {"sparsify": 0.5, "steps": 4}),
     ("svd", {"sparsify": 1.0, "steps": 2, "ranks": "weights", "by": "raw", "kind": "l1"}),
     ("svd", {"sparsify": 0.5, "form": "dense", "layout": "channel"}),
@@ -189,6 +190,20 @@ def test_a_source_that_is_none_is_refused():
     job = job_of("svd", factors="wieghts")
     with pytest.raises(LorankError, match="wieghts"):
         method_of(job)
+    with pytest.raises(LorankError, match=r"trials .* sparsify=0\.25"):
+        method_of(job_of("svd", ranks="trials"))
+
+
+def test_statistics_estimated_anew_are_those_of_the_calibration_images():
+    job = job_of("svd", sparsify=0.0, plain=True, renormed=True)
+    method = method_of(job)
+    model = method.begin(job)
+    kept = model.bn1.running_mean.clone()
+    found = method.end(job, model).bn1
+    with torch.no_grad():
+        read = torch.cat([model.conv1(images) for images in job.calibration()])
+    assert not torch.allclose(kept, found.running_mean)
+    torch.testing.assert_close(found.running_mean, read.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
 def test_an_experiment_starts_from_the_network_of_its_base(tmp_path):
@@ -392,8 +407,9 @@ def test_a_suites_page_has_the_best_row_first_and_commands_that_are_in_the_plan(
         }
 
     found = [row("tucker", 0, 0.8), row("plain", 0, 0.90), row("plain", 1, 0.92)]
-    text = suite_text("brief", {"title": "T"}, grouped(found)["brief"])
+    text = suite_text("brief", {"title": "T", "against": "tucker"}, grouped(found)["brief"])
     lines = [line for line in text.splitlines() if line.startswith("| resnet20")]
+    assert [line.split(" | ")[4].strip() for line in lines] == ["+10.00", ""]  # of the common seed
     assert [line.split(" | ")[2] for line in lines] == ["plain", "tucker"]
     assert "91.00 ± 12.71" in lines[0]  # t(0.975, 1 degree of freedom) = 12.706
     (pattern,) = re.findall(r"`OMP_NUM_THREADS=1 .*? --bfloat16 --again '(.*?)'` makes all", text)

@@ -64,8 +64,31 @@ def interval(values: list[float]) -> str:
     return f"{mean:.2f} ± {half / math.sqrt(len(values)):.2f}"
 
 
-def line(key: tuple[str, float, str], found: list[Row]) -> list[str]:
-    """One row of a suite's table."""
+def paired(found: list[Row], other: list[Row]) -> str:
+    """Mean difference in points over the seeds that both have, with its interval.
+
+    Example:
+        >>> ours = [{"experiment": f"a/{s}", "accuracy": a} for s, a in ((0, 0.91), (1, 0.92))]
+        >>> paired(ours, [{"experiment": f"b/{s}", "accuracy": 0.9} for s in range(3)])
+        '+1.50 ± 6.35'
+        >>> paired(ours[:1], ours[1:])
+        ''
+    """
+    before = {seed_of(row): row["accuracy"] for row in other}
+    both = [row["accuracy"] - before[s] for row in found if (s := seed_of(row)) in before]
+    if not both:
+        return ""
+    said = interval(both)
+    return said if said.startswith("-") else f"+{said}"
+
+
+def seed_of(row: Row) -> str:
+    """The last part of the name."""
+    return row["experiment"].rpartition("/")[2]
+
+
+def line(key: tuple[str, float, str], found: list[Row], other: list[Row] | None) -> list[str]:
+    """One row of a suite's table, with its difference from another one if there is any."""
     network, budget, method = key
     first = found[0]
     return [
@@ -73,6 +96,7 @@ def line(key: tuple[str, float, str], found: list[Row]) -> list[str]:
         f"{100 * (budget - 1):.4g} %",
         method,
         interval([row["accuracy"] for row in found]),
+        *([] if other is None else ["" if other is found else paired(found, other)]),
         percent(statistics.fmean(row["macs_share"] for row in found), 1),
         percent(statistics.fmean(row["params_share"] for row in found), 1),
         f"{first['epochs']}",
@@ -81,7 +105,7 @@ def line(key: tuple[str, float, str], found: list[Row]) -> list[str]:
     ]
 
 
-COLUMNS = ["network", "asked", "method", "accuracy, %", "MACs", "parameters", "epochs", "minutes"]
+NAMES, FIGURES = ["network", "asked", "method", "accuracy, %"], ["MACs", "parameters", "epochs"]
 
 
 def suite_text(name: str, asked: dict[str, Any], groups: dict[Any, list[Row]]) -> str:
@@ -90,7 +114,13 @@ def suite_text(name: str, asked: dict[str, Any], groups: dict[Any, list[Row]]) -
     def place(key: tuple[str, float, str]) -> tuple[str, float, float]:
         return key[0], -key[1], -statistics.fmean(row["accuracy"] for row in groups[key])
 
-    body = table([*COLUMNS, "seeds"], [line(key, groups[key]) for key in sorted(groups, key=place)])
+    rival = asked.get("against")
+    header = [*NAMES, *([] if rival is None else [f"against `{rival}`"]), *FIGURES]
+    lines = [
+        line(key, groups[key], None if rival is None else groups.get((*key[:2], rival), []))
+        for key in sorted(groups, key=place)
+    ]
+    body = table([*header, "minutes", "seeds"], lines)
     title = f"## {asked.get('title', name)}"
     parts = (title, asked.get("text", "").strip(), body, made_by(name, groups))
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -12,7 +12,8 @@ from lorank.compression.calibrate import Calibration
 from lorank.errors import LorankError, unknown
 from lorank.ranks import Spectra
 
-SOURCES = ("data", "weights")
+FACTORS = ("data", "weights")
+RANKS = (*FACTORS, "trials")
 
 
 class SVD(Method):
@@ -26,7 +27,8 @@ class SVD(Method):
         orthogonality: λ_o, over the whole training.
         layout: ``"auto"`` chooses for each layer.
         ranks: and layouts that are chosen by what layers read and answer for (``"data"``), or by
-            the ``"weights"`` alone.
+            the ``"weights"`` alone; ``"trials"`` are those by data with each layer's loss tried
+            out, in a cut before training.
         factors: of all cuts: ``"weights"`` truncates the weights, ``"data"`` weighs the errors by
             what is read and answered for.
         by: ``"product"``, or ``"raw"`` for the published cut of ``|S|``.
@@ -37,6 +39,7 @@ class SVD(Method):
         scratch: whether weights are drawn anew instead of pretrained.
         rebuilt: whether factors by data of a dense network are then solved again, layer by layer.
         plain: whether fine-tuning goes on in plain layers instead of SVD form.
+        renormed: whether BatchNorm statistics are estimated anew after the training.
     """
 
     def __init__(
@@ -56,12 +59,15 @@ class SVD(Method):
         scratch: bool = False,
         rebuilt: bool = True,
         plain: bool = False,
+        renormed: bool = False,
     ):
         if form == "dense" and layout == "auto":
             raise LorankError('dense layers until the cut take one layout for all, found "auto"')
-        for what in (ranks, factors):
-            if what not in SOURCES:
-                raise unknown("source of ranks and factors", what, SOURCES)
+        for what, sources in ((ranks, RANKS), (factors, FACTORS)):
+            if what not in sources:
+                raise unknown("source of ranks or factors", what, sources)
+        if ranks == "trials" and sparsify:
+            raise LorankError(f"ranks by trials take a cut before training, found {sparsify=}")
         if by == "raw" and factors == "data":
             raise LorankError("a cut of the raw |S| has factors by weights, found by data")
         self.sparsify, self.steps = sparsify, steps
@@ -69,7 +75,7 @@ class SVD(Method):
         self.layout, self.by = layout, by
         self.rule, self.form, self.scratch = rule, form, scratch
         self.rebuilt, self.plain = rebuilt, plain
-        self.ranks, self.factors = ranks, factors
+        self.ranks, self.factors, self.renormed = ranks, factors, renormed
 
     def begin(self, job: Job) -> nn.Module:
         """Full rank, in layouts chosen for what is to come; cut at once if nothing sparsifies."""
@@ -91,14 +97,17 @@ class SVD(Method):
             layers=list(convolutions(dense)),
             calibration=to_rank,
         )
+        if self.ranks == "trials":
+            spectra = lorank.sensitivity(dense, spectra, job.calibration(), calibration=to_cut)
         return spectra, to_cut
 
     def _moments(self, job: Job, model: nn.Module) -> tuple[Calibration | None, Calibration | None]:
         """What layers read and answer for: for the ranks and for the factors, where asked."""
-        if "data" not in (self.ranks, self.factors):
+        if self.ranks == self.factors == "weights":
             return None, None
         found = lorank.calibrate(model, job.calibration())
-        return found if self.ranks == "data" else None, found if self.factors == "data" else None
+        by_data = self.ranks != "weights", self.factors == "data"
+        return found if by_data[0] else None, found if by_data[1] else None
 
     def _low(self, job: Job, dense: nn.Module) -> nn.Module:
         """Cut a dense network to the budget, in SVD form or plain."""
@@ -167,7 +176,8 @@ class SVD(Method):
 
     def end(self, job: Job, model: nn.Module) -> nn.Module:
         """Plain layers, dense where that is cheaper."""
-        return lorank.fold(model, example=job.example) if _factored(model) else model
+        model = lorank.fold(model, example=job.example) if _factored(model) else model
+        return lorank.recalibrate(model, job.calibration()) if self.renormed else model
 
 
 def _factored(model: nn.Module) -> list[str]:

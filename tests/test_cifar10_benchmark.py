@@ -416,6 +416,29 @@ def test_a_suites_page_has_the_best_row_first_and_commands_that_are_in_the_plan(
     assert any(fnmatch.fnmatch(e.name, pattern) for e in experiments())
 
 
+def test_rows_that_started_from_other_networks_are_not_paired():
+    from cifar10.table import paired
+
+    def row(method, accuracy, start, base="base/resnet8/scratch/1/0"):
+        name = f"ablation/resnet8/{method}/0.28/0"
+        return {"experiment": name, "accuracy": accuracy, "start": start, "base": base}
+
+    assert paired([row("raw", 0.63, "a")], [row("all", 0.64, "a")]) == "-1.00"
+    assert paired([row("raw", 0.63, "a")], [row("all", 0.64, "b")]) == ""
+    assert paired([row("raw", 0.63, "a", None)], [row("all", 0.64, "b", None)]) == "-1.00"
+
+
+def test_a_start_is_named_by_all_that_it_holds():
+    from cifar10.run import digest
+
+    torch.manual_seed(0)
+    network = load_model("resnet8")
+    found = digest(network)
+    assert digest(network.to(memory_format=torch.channels_last)) == found
+    network.bn1.running_mean[0] += 1
+    assert digest(network) != found
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "words"),
     [

@@ -13,6 +13,7 @@ runs on a GPU where there is one; ``--jobs`` runs several experiments side by si
 
 import argparse
 import fnmatch
+import hashlib
 import json
 import os
 import subprocess
@@ -100,9 +101,19 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
         "torch": torch.__version__,
         "compiled": args.compile,
         "date": time.strftime("%Y-%m-%d"),
+        "start": digest(job.dense),
         **experiment.asked(),
     }
     return {**row, "command": command(experiment.name, row)}
+
+
+def digest(network: nn.Module) -> str:
+    """Name a network's weights and statistics: rows that differ in it are not paired."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]
 
 
 def side_by_side(names: list[str], args: argparse.Namespace) -> None:

@@ -65,7 +65,7 @@ def interval(values: list[float]) -> str:
 
 
 def paired(found: list[Row], other: list[Row]) -> str:
-    """Mean difference in points over the seeds that both have, with its interval.
+    """Mean difference in points over the seeds and starts that both have, with its interval.
 
     Example:
         >>> ours = [{"experiment": f"a/{s}", "accuracy": a} for s, a in ((0, 0.91), (1, 0.92))]
@@ -74,17 +74,17 @@ def paired(found: list[Row], other: list[Row]) -> str:
         >>> paired(ours[:1], ours[1:])
         ''
     """
-    before = {seed_of(row): row["accuracy"] for row in other}
-    both = [row["accuracy"] - before[s] for row in found if (s := seed_of(row)) in before]
+    before = {pair_of(row): row["accuracy"] for row in other}
+    both = [row["accuracy"] - before[p] for row in found if (p := pair_of(row)) in before]
     if not both:
         return ""
     said = interval(both)
     return said if said.startswith("-") else f"+{said}"
 
 
-def seed_of(row: Row) -> str:
-    """The last part of the name."""
-    return row["experiment"].rpartition("/")[2]
+def pair_of(row: Row) -> tuple[str, str | None]:
+    """A row's seed, and the network it started from where that was trained here, too."""
+    return row["experiment"].rpartition("/")[2], row.get("start") if row.get("base") else None
 
 
 def line(key: tuple[str, float, str], found: list[Row], other: list[Row] | None) -> list[str]:

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from lorank.errors import LorankError
-from lorank.nn import Factored
+from lorank.linalg.quaternion.unfold import QuaternionUnfolding
+from lorank.nn import Factored, SVDEmbedding
+from lorank.nn.surgery import svd_form
+from lorank.training.muon import Muon
 from lorank.training.recipe import Optimizer
 
 
@@ -40,6 +43,40 @@ def parameter_groups(
     return [{"params": params, "weight_decay": decay} for decay, params in sorted_by.items()]
 
 
+def matrices(model: nn.Module) -> dict[int, int]:
+    """How many matrices each weight holds that Muon steps as such, by the parameter's identity.
+
+    Those are the weights, or U and Vh, of all layers that have an SVD form (one matrix a group of a
+    convolution), and the queries, keys and values of packed attention. Embeddings, whose rows are
+    read one by one, and quaternions, whose parts make one matrix together, are left out.
+
+    Example:
+        >>> list(matrices(nn.Conv2d(4, 8, 3, groups=2)).values())
+        [2]
+    """
+    found: dict[int, int] = {}
+    for module in model.modules():
+        form = svd_form(module)
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            found[id(module.in_proj_weight)] = 3
+        if form is None or issubclass(form, SVDEmbedding):
+            continue
+        factored = isinstance(module, Factored)
+        view = module.view if factored else form.unfold(module)
+        if not isinstance(view, QuaternionUnfolding):
+            weights = (module.U, module.Vh) if factored else (module.weight,)
+            found |= {id(weight): view.groups for weight in weights}
+    return found
+
+
+def by_matrices(group: dict[str, Any], counts: dict[int, int]) -> list[dict[str, Any]]:
+    """Part a group of parameters by how many matrices they hold; 0 stands for none."""
+    parts: dict[int, list[nn.Parameter]] = {}
+    for parameter in group["params"]:
+        parts.setdefault(counts.get(id(parameter), 0), []).append(parameter)
+    return [{**group, "params": params, "matrices": count} for count, params in parts.items()]
+
+
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
     """Make a stage's optimizer.
 
@@ -51,6 +88,9 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
         raise LorankError(
             f"training needs a parameter to train, and all of {type(model).__name__} are frozen"
         )
+    if settings.name == "muon":
+        groups = [part for group in groups for part in by_matrices(group, matrices(model))]
+        return Muon(groups, lr=settings.lr, momentum=settings.momentum)
     if settings.name == "sgd":
         nesterov = settings.momentum > 0
         return torch.optim.SGD(

@@ -33,9 +33,9 @@ class Optimizer(Part):
     """How a stage steps.
 
     Attributes:
-        name: ``sgd``, ``adam`` or ``adamw``.
+        name: ``sgd``, ``adam``, ``adamw`` or ``muon`` (:class:`lorank.training.muon.Muon`).
         lr: peak learning rate.
-        momentum: of SGD (Nesterov).
+        momentum: of SGD and Muon (Nesterov).
         weight_decay: on weights of dense layers; biases and normalisation have none.
         factor_decay: on U, S and Vh. It works against orthogonality, so it is a setting of its
             own.
@@ -45,7 +45,7 @@ class Optimizer(Part):
         clip: largest norm of the gradient, or none.
     """
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     lr: float = Field(default=0.05, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)

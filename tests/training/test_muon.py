@@ -1,0 +1,207 @@
+import pytest
+import torch
+from torch import nn
+
+import lorank
+from lorank.errors import LorankError
+from lorank.training.muon import COEFFICIENTS, TURNS, Muon, orthogonal
+from lorank.training.optimizers import make_optimizer, matrices
+from lorank.training.recipe import Optimizer
+from tolerance import backward
+
+GROWN = COEFFICIENTS[0] ** TURNS
+"""What the quintic makes of an error in a small singular value, at most."""
+
+
+def quintic(values):
+    """What five turns make of singular values, one by one."""
+    a, b, c = COEFFICIENTS
+    for _ in range(TURNS):
+        values = a * values + b * values**3 + c * values**5
+    return values
+
+
+def known(m, n, values, seed=0):
+    """A matrix of known singular values, with its vectors."""
+    g = torch.Generator().manual_seed(seed)
+    U, V = (
+        torch.linalg.qr(torch.randn(k, len(values), generator=g, dtype=torch.float64))[0]
+        for k in (m, n)
+    )
+    return U, torch.tensor(values, dtype=torch.float64), V.mT
+
+
+@pytest.mark.parametrize(("m", "n"), [(6, 6), (9, 4), (4, 9)])
+def test_the_iteration_keeps_vectors_and_takes_each_value_through_the_quintic(m, n):
+    U, s, Vh = known(m, n, [3.0, 1.0, 0.2, 0.03])
+    wanted = (U * quintic(s / torch.linalg.vector_norm(s))) @ Vh
+    found = orthogonal((U * s) @ Vh)
+    atol = backward(m, n, found.dtype) * GROWN
+    torch.testing.assert_close(found, wanted, rtol=0, atol=atol)
+
+
+def test_values_above_two_thousandths_come_near_one_and_zero_stays():
+    found = quintic(torch.logspace(-2.69, 0, 2000, dtype=torch.float64))
+    assert found.min() > 0.68
+    assert found.max() < 1.21
+    assert not orthogonal(torch.zeros(3, 5)).any()
+    G = torch.randn(3, 5)  # in float32, where the squares of 1e-30 are zero
+    atol = backward(3, 5, G.dtype) * GROWN
+    torch.testing.assert_close(orthogonal(1e-30 * G), orthogonal(G), rtol=0, atol=atol)
+
+
+def test_a_stack_is_its_matrices_one_by_one():
+    stack = torch.randn(3, 5, 4, dtype=torch.float64)
+    one_by_one = torch.stack([orthogonal(matrix) for matrix in stack])
+    torch.testing.assert_close(orthogonal(stack), one_by_one)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_step_changes_a_matrix_by_its_share_whatever_the_scales(scale):
+    torch.manual_seed(0)
+    weight = nn.Parameter(scale * torch.randn(6, 4, dtype=torch.float64))
+    before = weight.detach().clone()
+    weight.grad = torch.randn(6, 4, dtype=torch.float64) / scale
+    gradient = weight.grad.clone()
+    Muon([weight], lr=0.03).step()
+    change = before - weight.detach()
+    assert torch.linalg.norm(change) == pytest.approx(0.03 * float(torch.linalg.norm(before)))
+    U, _, Vh = torch.linalg.svd(gradient, full_matrices=False)
+    aligned = (U.mT @ change @ Vh.mT).diagonal()
+    assert (aligned > 0).all()  # down along every singular direction, by nearly the same
+    assert aligned.max() < 2 * aligned.min()
+
+
+def test_momentum_is_nesterovs():
+    torch.manual_seed(0)
+    weight, vector = (nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in ((4, 3), (5,)))
+    optimizer = Muon(
+        [{"params": [weight]}, {"params": [vector], "matrices": 0}], lr=0.1, momentum=0.8
+    )
+    rival = nn.Parameter(vector.detach().clone())
+    sgd = torch.optim.SGD([rival], lr=0.1, momentum=0.8, nesterov=True)
+    buffer = torch.zeros(4, 3, dtype=torch.float64)
+    for _ in range(3):
+        weight.grad, vector.grad = torch.randn_like(weight), torch.randn_like(vector)
+        rival.grad = vector.grad.clone()
+        buffer = 0.8 * buffer + weight.grad
+        O = orthogonal(weight.grad + 0.8 * buffer)  # noqa: E741
+        wanted = weight - 0.1 * weight.norm() * O / O.norm()
+        optimizer.step()
+        sgd.step()
+        torch.testing.assert_close(weight, wanted)
+        torch.testing.assert_close(vector, rival)
+
+
+def test_a_matrix_of_zeros_leaves_zero_and_a_gradient_of_zeros_moves_nothing():
+    zero, still = nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.ones(4, 4))
+    zero.grad, still.grad = torch.eye(4), torch.zeros(4, 4)
+    Muon([zero, still], lr=0.1).step()
+    assert 0.068 <= -zero.detach().diagonal().max() <= 0.121
+    assert torch.equal(still.detach(), torch.ones(4, 4))
+
+
+def test_decay_is_decoupled():
+    weight = nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.zeros(2, 2)
+    Muon([weight], lr=0.5, weight_decay=0.1).step()
+    torch.testing.assert_close(weight.detach(), torch.full((2, 2), 0.95))
+
+
+def test_what_is_no_matrix_is_refused():
+    with pytest.raises(LorankError, match=r"1 matrices .* \(3,\)"):
+        Muon([nn.Parameter(torch.ones(3))])
+    with pytest.raises(LorankError, match=r"3 matrices .* \(4, 2\)"):
+        Muon([{"params": [nn.Parameter(torch.ones(4, 2))], "matrices": 3}])
+    weight = nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.eye(2).to_sparse()
+    with pytest.raises(LorankError, match="sparse"):
+        Muon([weight]).step()
+
+
+def test_every_layer_is_read_by_its_matrices():
+    layers = nn.ModuleDict(
+        {
+            "linear": nn.Linear(4, 6),
+            "grouped": nn.Conv2d(4, 8, 3, groups=2),
+            "upwards": nn.ConvTranspose1d(4, 6, 3, groups=2),
+            "attention": nn.MultiheadAttention(4, 2),
+            "rows": nn.Embedding(5, 4),
+            "norm": nn.BatchNorm2d(4),
+            "quaternions": lorank.nn.QuaternionLinear(4, 8),
+        }
+    )
+    layers["factored"] = lorank.decompose(nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)))
+    counts = matrices(layers)
+    found = {name: counts.get(id(p), 0) for name, p in layers.named_parameters()}
+    assert {name: count for name, count in found.items() if count} == {
+        "linear.weight": 1,
+        "grouped.weight": 2,
+        "upwards.weight": 2,
+        "attention.in_proj_weight": 3,
+        "attention.out_proj.weight": 1,
+        "factored.0.U": 2,
+        "factored.0.Vh": 2,
+    }
+    optimizer = make_optimizer(layers, Optimizer(name="muon", lr=0.01))
+    grouped = {id(p): g["matrices"] for g in optimizer.param_groups for p in g["params"]}
+    assert grouped == {id(p): found[name] for name, p in layers.named_parameters()}
+
+
+def test_groups_of_a_kernel_are_stepped_one_by_one():
+    torch.manual_seed(0)
+    whole = nn.Conv2d(4, 6, 3, groups=2, bias=False).double()
+    whole.weight.grad = torch.randn_like(whole.weight)
+    halves = [nn.Parameter(half.clone()) for half in whole.weight.detach().chunk(2)]
+    for half, gradient in zip(halves, whole.weight.grad.chunk(2), strict=True):
+        half.grad = gradient.clone()
+    make_optimizer(whole, Optimizer(name="muon", lr=0.1, weight_decay=0)).step()
+    Muon(halves, lr=0.1).step()
+    torch.testing.assert_close(whole.weight.detach(), torch.cat(halves).detach())
+
+
+def test_a_state_that_is_loaded_goes_on_as_before():
+    torch.manual_seed(0)
+    gradients = torch.randn(4, 3, 3)
+
+    def steps(weight, optimizer, some):
+        for gradient in some:
+            weight.grad = gradient.clone()
+            optimizer.step()
+
+    whole, part = nn.Parameter(torch.eye(3)), nn.Parameter(torch.eye(3))
+    steps(whole, Muon([whole], lr=0.1), gradients)
+    first = Muon([part], lr=0.1)
+    steps(part, first, gradients[:2])
+    second = Muon([part], lr=0.1)
+    second.load_state_dict(first.state_dict())
+    steps(part, second, gradients[2:])
+    assert torch.equal(whole, part)
+
+
+def test_it_learns_an_ill_conditioned_map_faster_than_sgd():
+    """A target whose singular values fall by a factor of a hundred, inputs of unit covariance."""
+    torch.manual_seed(0)
+    U, s, Vh = known(16, 16, [10.0 ** (-i / 7.5) for i in range(16)])
+    target = (U * s) @ Vh
+
+    def loss_after(make, rates):
+        best = float("inf")
+        for lr in rates:
+            weight = nn.Parameter(0.1 * torch.eye(16, dtype=torch.float64))
+            skewed = torch.diag(s)  # of the inputs: directions differ by a factor of 10⁴ in Hessian
+            optimizer = make([weight], lr)
+            for step in range(200):
+                optimizer.zero_grad()
+                loss = ((weight - target) @ skewed).square().sum()
+                loss.backward()
+                optimizer.param_groups[0]["lr"] = lr * (1 - step / 200)
+                optimizer.step()
+            best = min(best, loss.item())
+        return best
+
+    sgd = loss_after(
+        lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.95, nesterov=True),
+        [0.01, 0.03, 0.1, 0.3],
+    )
+    assert loss_after(lambda p, lr: Muon(p, lr=lr), [0.02, 0.05, 0.1]) < sgd

@@ -40,11 +40,11 @@ from lorank.errors import unknown
 from lorank.zoo import load_model
 
 
-def wanted(patterns: list[str], file: Path) -> list[Experiment]:
+def wanted(patterns: list[str], plan: list[Experiment]) -> list[Experiment]:
     """The experiments that a pattern matches."""
-    found = [e for e in experiments(file) if any(fnmatch.fnmatch(e.name, p) for p in patterns)]
+    found = [e for e in plan if any(fnmatch.fnmatch(e.name, p) for p in patterns)]
     if not found:
-        sys.exit(f"no experiment of {file.name} matches {' '.join(patterns)}: look at --list")
+        sys.exit(f"no experiment of the file matches {' '.join(patterns)}: look at --list")
     return found
 
 
@@ -69,7 +69,7 @@ def started(experiment: Experiment, runs: Path) -> nn.Module:
     return pretrained(experiment.network) if known else load_model(experiment.network)
 
 
-def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, Any]:
+def carried_out(experiment: Experiment, args: argparse.Namespace, *, kept: bool) -> dict[str, Any]:
     """Train, judge once, and say everything that a reader of the row needs."""
     if experiment.use not in METHODS:
         raise unknown("method", experiment.use, METHODS)
@@ -80,7 +80,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace) -> dict[str, A
     if args.again:
         (folder / STATE).unlink(missing_ok=True)
     model, progress = fit(job, method, folder, args.runs / "teachers", args.compile)
-    if args.save or experiment.name in {e.base for e in experiments(args.file)}:
+    if kept:
         lorank.save(model, folder / "model.safetensors")
     dense, found = (lorank.cost(m.eval(), job.example) for m in (job.dense, model))
     assert dense.macs is not None
@@ -149,22 +149,24 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the folded network")
     parser.add_argument("--again", action="store_true", help="run what has a row already")
     args = parser.parse_args()
+    plan = experiments(args.file)  # once: it may be edited while it is carried out
     if args.list:
-        print("\n".join(e.name for e in experiments(args.file)))
+        print("\n".join(e.name for e in plan))
         return
     if args.bfloat16 is None:
         args.bfloat16 = torch.device(args.device).type == "cuda"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     done = set() if args.again else {row["experiment"] for row in rows(args.rows)}
-    asked = wanted(args.names, args.file)
+    asked = wanted(args.names, plan)
     todo = [e for e in asked if e.name not in done]
     if len(todo) < len(asked):
         print(f"{len(asked) - len(todo)} of {len(asked)} have a row: --again runs them again")
     if args.jobs > 1:
         side_by_side([e.name for e in todo], args)
         return
+    bases = {e.base for e in plan}
     for experiment in todo:
-        row = carried_out(experiment, args)
+        row = carried_out(experiment, args, kept=args.save or experiment.name in bases)
         add(row, args.rows)
         print(json.dumps({k: row[k] for k in ("experiment", "accuracy", "macs_share", "minutes")}))
 

@@ -69,11 +69,23 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize(("after", "batches"), [(1, 0), (4, 0), (5, 0), (8, 0), (4, 2), (8, 2)])
+@pytest.mark.parametrize(
+    ("after", "batches", "optimizer"),
+    [
+        (1, 0, "sgd"),
+        (4, 0, "sgd"),
+        (5, 0, "sgd"),
+        (8, 0, "sgd"),
+        (4, 2, "sgd"),
+        (8, 2, "sgd"),
+        (5, 0, "muon"),
+    ],
+)
 def test_a_run_that_broke_off_ends_at_the_same_weights(
-    net, problem, recipe, tmp_path, monkeypatch, after, batches
+    net, problem, recipe, tmp_path, monkeypatch, after, batches, optimizer
 ):
     recipe = change(recipe, [f"stages.1.cut.calibration={batches}"])
+    recipe = change(recipe, [f"stages.{i}.optimizer.name={optimizer}" for i in range(3)])
     whole = train(net, problem, recipe, tmp_path / "whole", quiet=True)
     from lorank.training import run
 

@@ -419,13 +419,14 @@ def test_a_suites_page_has_the_best_row_first_and_commands_that_are_in_the_plan(
 def test_rows_that_started_from_other_networks_are_not_paired():
     from cifar10.table import paired
 
-    def row(method, accuracy, start, base="base/resnet8/scratch/1/0"):
+    def row(method, accuracy, start, base="base/resnet8/scratch/1/0", device="CPU"):
         name = f"ablation/resnet8/{method}/0.28/0"
-        return {"experiment": name, "accuracy": accuracy, "start": start, "base": base}
+        place = {"device": device, "precision": "bfloat16"}
+        return {"experiment": name, "accuracy": accuracy, "start": start, "base": base, **place}
 
     assert paired([row("raw", 0.63, "a")], [row("all", 0.64, "a")]) == "-1.00"
     assert paired([row("raw", 0.63, "a")], [row("all", 0.64, "b")]) == ""
-    assert paired([row("raw", 0.63, "a", None)], [row("all", 0.64, "b", None)]) == "-1.00"
+    assert paired([row("raw", 0.63, "a", device="a GPU")], [row("all", 0.64, "a")]) == ""
 
 
 def test_a_start_is_named_by_all_that_it_holds():

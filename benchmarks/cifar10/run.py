@@ -40,11 +40,11 @@ from lorank.errors import unknown
 from lorank.zoo import load_model
 
 
-def wanted(patterns: list[str], plan: list[Experiment]) -> list[Experiment]:
+def wanted(patterns: list[str], plan: list[Experiment], file: Path) -> list[Experiment]:
     """The experiments that a pattern matches."""
     found = [e for e in plan if any(fnmatch.fnmatch(e.name, p) for p in patterns)]
     if not found:
-        sys.exit(f"no experiment of the file matches {' '.join(patterns)}: look at --list")
+        sys.exit(f"no experiment of {file.name} matches {' '.join(patterns)}: look at --list")
     return found
 
 
@@ -75,6 +75,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace, *, kept: bool)
         raise unknown("method", experiment.use, METHODS)
     device = torch.device(args.device)
     job = prepared(experiment, args.runs, device, args.bfloat16)
+    start = digest(job.dense)
     method = METHODS[experiment.use](**experiment.options)
     folder = args.runs / experiment.name
     if args.again:
@@ -101,14 +102,14 @@ def carried_out(experiment: Experiment, args: argparse.Namespace, *, kept: bool)
         "torch": torch.__version__,
         "compiled": args.compile,
         "date": time.strftime("%Y-%m-%d"),
-        "start": digest(job.dense),
+        "start": start,
         **experiment.asked(),
     }
     return {**row, "command": command(experiment.name, row)}
 
 
 def digest(network: nn.Module) -> str:
-    """Name a network's weights and statistics: rows that differ in it are not paired."""
+    """Name a network's weights and statistics."""
     found = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         found.update(name.encode())
@@ -149,7 +150,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the folded network")
     parser.add_argument("--again", action="store_true", help="run what has a row already")
     args = parser.parse_args()
-    plan = experiments(args.file)  # once: it may be edited while it is carried out
+    plan = experiments(args.file)  # once: it may be edited while this process carries it out
     if args.list:
         print("\n".join(e.name for e in plan))
         return
@@ -157,7 +158,7 @@ def main() -> None:
         args.bfloat16 = torch.device(args.device).type == "cuda"
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     done = set() if args.again else {row["experiment"] for row in rows(args.rows)}
-    asked = wanted(args.names, plan)
+    asked = wanted(args.names, plan, args.file)
     todo = [e for e in asked if e.name not in done]
     if len(todo) < len(asked):
         print(f"{len(asked) - len(todo)} of {len(asked)} have a row: --again runs them again")

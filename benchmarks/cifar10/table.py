@@ -65,11 +65,16 @@ def interval(values: list[float]) -> str:
 
 
 def paired(found: list[Row], other: list[Row]) -> str:
-    """Mean difference in points over the seeds and starts that both have, with its interval.
+    """Mean difference in points over what both share, with its interval.
+
+    A pair shares its seed, device and precision, and where it began: rows of networks trained here
+    differ in that from one processor to the next (it was not recorded at first).
 
     Example:
-        >>> ours = [{"experiment": f"a/{s}", "accuracy": a} for s, a in ((0, 0.91), (1, 0.92))]
-        >>> paired(ours, [{"experiment": f"b/{s}", "accuracy": 0.9} for s in range(3)])
+        >>> def row(seed, accuracy):
+        ...     return {"experiment": f"a/{seed}", "accuracy": accuracy, "device": "CPU"}
+        >>> ours = [row(0, 0.91), row(1, 0.92)]
+        >>> paired(ours, [row(seed, 0.9) for seed in range(3)])
         '+1.50 ± 6.35'
         >>> paired(ours[:1], ours[1:])
         ''
@@ -82,9 +87,10 @@ def paired(found: list[Row], other: list[Row]) -> str:
     return said if said.startswith("-") else f"+{said}"
 
 
-def pair_of(row: Row) -> tuple[str, str | None]:
-    """A row's seed, and the network it started from where that was trained here, too."""
-    return row["experiment"].rpartition("/")[2], row.get("start") if row.get("base") else None
+def pair_of(row: Row) -> tuple[Any, ...]:
+    """What two rows must share to be compared."""
+    start = row.get("start") if row.get("base") else None
+    return row["experiment"].rpartition("/")[2], row["device"], row.get("precision"), start
 
 
 def line(key: tuple[str, float, str], found: list[Row], other: list[Row] | None) -> list[str]:
@@ -162,6 +168,17 @@ def published_text(published: list[Row]) -> str:
     )
 
 
+def curve(method: str, row: Row) -> str:
+    """What the picture calls a method's points.
+
+    Example:
+        >>> curve("plain", {"epochs": 3, "schedule": {"optimizer": {"name": "muon"}}})
+        'plain, 3 epochs, muon'
+    """
+    optimizer = row["schedule"]["optimizer"]["name"]
+    return f"{method}, {row['epochs']} epochs" + ("" if optimizer == "sgd" else f", {optimizer}")
+
+
 def picture(suites: dict[str, Any], published: list[Row], shown: list[str]) -> None:
     """Accuracy against the MACs that are left, ours and the published."""
     import matplotlib
@@ -178,9 +195,7 @@ def picture(suites: dict[str, Any], published: list[Row], shown: list[str]) -> N
                 if of == network:
                     share = statistics.fmean(r["macs_share"] for r in found)
                     right = statistics.fmean(r["accuracy"] for r in found)
-                    curves[f"{method}, {found[0]['epochs']} epochs"].append(
-                        (100 * share, 100 * right)
-                    )
+                    curves[curve(method, found[0])].append((100 * share, 100 * right))
         for method, points in sorted(curves.items()):
             axis.plot(*zip(*sorted(points), strict=True), "o-", label=method)
         for p in published:

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lorank.errors import LorankError
 from lorank.linalg.quaternion.unfold import QuaternionUnfolding
 from lorank.nn import Factored, SVDEmbedding
 from lorank.nn.surgery import svd_form
-from lorank.training.muon import Muon
+from lorank.training.muon import Matrices, Muon
 from lorank.training.recipe import Optimizer
 
 
@@ -43,38 +44,47 @@ def parameter_groups(
     return [{"params": params, "weight_decay": decay} for decay, params in sorted_by.items()]
 
 
-def matrices(model: nn.Module) -> dict[int, int]:
-    """How many matrices each weight holds that Muon steps as such, by the parameter's identity.
+def matrices(model: nn.Module) -> dict[int, Matrices]:
+    """How each weight holds the matrices that Muon steps as such, by the parameter's identity.
 
-    Those are the weights, or U and Vh, of all layers that have an SVD form (one matrix a group of a
-    convolution), and the queries, keys and values of packed attention. Embeddings, whose rows are
-    read one by one, and quaternions, whose parts make one matrix together, are left out.
+    Those are the weights, or U and Vh, of all layers that have an SVD form, and the queries, keys
+    and values of packed attention. Embeddings, whose rows are read one by one, and what is tied to
+    them are left out, as are quaternions, whose parts make one matrix together, weights that a
+    parametrization computes, and empty ones.
+
+    Raises:
+        LorankError: if a layer has not seen an input yet from which it takes its shape.
 
     Example:
         >>> list(matrices(nn.Conv2d(4, 8, 3, groups=2)).values())
         [2]
     """
-    found: dict[int, int] = {}
-    for module in model.modules():
-        form = svd_form(module)
-        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-            found[id(module.in_proj_weight)] = 3
-        if form is None or issubclass(form, SVDEmbedding):
-            continue
-        factored = isinstance(module, Factored)
-        view = module.view if factored else form.unfold(module)
-        if not isinstance(view, QuaternionUnfolding):
-            weights = (module.U, module.Vh) if factored else (module.weight,)
-            found |= {id(weight): view.groups for weight in weights}
-    return found
+    found: dict[int, Matrices] = {}
+    rows: set[int] = set()
+    for name, module in model.named_modules():
+        form, own = svd_form(module), module._parameters
+        if any(is_lazy(weight) for weight in own.values()):
+            raise LorankError(f"{name!r} must see an input before an optimizer is made: it is lazy")
+        if isinstance(module, nn.MultiheadAttention):
+            packed = {key: w for key, w in own.items() if "proj_weight" in key and w is not None}
+            found |= {id(w): 3 if key == "in_proj_weight" else 1 for key, w in packed.items()}
+        elif form is not None and issubclass(form, SVDEmbedding):
+            rows |= {id(weight) for weight in own.values()}
+        elif isinstance(module, Factored) and not isinstance(module.view, QuaternionUnfolding):
+            found |= {id(module.U): "stack", id(module.Vh): "stack"}
+        elif form is not None and own.get("weight") is not None:
+            view = form.unfold(module)
+            if not isinstance(view, QuaternionUnfolding) and module.weight.numel():
+                found[id(module.weight)] = view.groups
+    return {key: how for key, how in found.items() if key not in rows}
 
 
-def by_matrices(group: dict[str, Any], counts: dict[int, int]) -> list[dict[str, Any]]:
-    """Part a group of parameters by how many matrices they hold; 0 stands for none."""
-    parts: dict[int, list[nn.Parameter]] = {}
+def by_matrices(group: dict[str, Any], held: dict[int, Matrices]) -> list[dict[str, Any]]:
+    """Part a group of parameters by how they hold matrices."""
+    parts: dict[Matrices, list[nn.Parameter]] = {}
     for parameter in group["params"]:
-        parts.setdefault(counts.get(id(parameter), 0), []).append(parameter)
-    return [{**group, "params": params, "matrices": count} for count, params in parts.items()]
+        parts.setdefault(held.get(id(parameter), 0), []).append(parameter)
+    return [{**group, "params": params, "matrices": how} for how, params in parts.items()]
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
@@ -89,7 +99,8 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
             f"training needs a parameter to train, and all of {type(model).__name__} are frozen"
         )
     if settings.name == "muon":
-        groups = [part for group in groups for part in by_matrices(group, matrices(model))]
+        held = matrices(model)
+        groups = [part for group in groups for part in by_matrices(group, held)]
         return Muon(groups, lr=settings.lr, momentum=settings.momentum)
     if settings.name == "sgd":
         nesterov = settings.momentum > 0

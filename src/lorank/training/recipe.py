@@ -34,7 +34,7 @@ class Optimizer(Part):
 
     Attributes:
         name: ``sgd``, ``adam``, ``adamw`` or ``muon`` (:class:`lorank.training.muon.Muon`).
-        lr: peak learning rate.
+        lr: peak learning rate; of Muon a share of each weight's norm, a tenth of SGD's and less.
         momentum: of SGD and Muon (Nesterov).
         weight_decay: on weights of dense layers; biases and normalisation have none.
         factor_decay: on U, S and Vh. It works against orthogonality, so it is a setting of its

@@ -174,6 +174,7 @@ def test_a_sparse_gradient_is_refused_before_anything_moves():
     assert torch.equal(first.detach(), torch.ones(2, 2))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_every_layer_is_read_by_its_matrices():
     layers = nn.ModuleDict(
         {

@@ -62,20 +62,21 @@ def matrices(model: nn.Module) -> dict[int, Matrices]:
     found: dict[int, Matrices] = {}
     rows: set[int] = set()
     for name, module in model.named_modules():
-        form, own = svd_form(module), module._parameters
-        if any(is_lazy(weight) for weight in own.values()):
+        form = svd_form(module)
+        own = {key: p for key, p in module._parameters.items() if p is not None}
+        if any(map(is_lazy, own.values())):
             raise LorankError(f"{name!r} must see an input before an optimizer is made: it is lazy")
         if isinstance(module, nn.MultiheadAttention):
-            packed = {key: w for key, w in own.items() if "proj_weight" in key and w is not None}
-            found |= {id(w): 3 if key == "in_proj_weight" else 1 for key, w in packed.items()}
+            packed = {key: p for key, p in own.items() if "proj_weight" in key}
+            found |= {id(p): 3 if key == "in_proj_weight" else 1 for key, p in packed.items()}
         elif form is not None and issubclass(form, SVDEmbedding):
-            rows |= {id(weight) for weight in own.values()}
+            rows |= set(map(id, own.values()))
         elif isinstance(module, Factored) and not isinstance(module.view, QuaternionUnfolding):
             found |= {id(module.U): "stack", id(module.Vh): "stack"}
-        elif form is not None and own.get("weight") is not None:
-            view = form.unfold(module)
-            if not isinstance(view, QuaternionUnfolding) and module.weight.numel():
-                found[id(module.weight)] = view.groups
+        elif form is not None and "weight" in own:
+            view, weight = form.unfold(module), own["weight"]
+            if not isinstance(view, QuaternionUnfolding) and weight.numel():
+                found[id(weight)] = view.groups
     return {key: how for key, how in found.items() if key not in rows}
 
 

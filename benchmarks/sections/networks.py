@@ -66,12 +66,13 @@ def cut(figures: Rows) -> str:
             percent(f["params"], 1),
             percent(f["accuracy"]),
             percent(f["accuracy_recalibrated"]),
+            percent(f["accuracy_augmented"]),
         ]
         for f in figures
         if f["rule"] != "dense"
     ]
     header = ["network (dense)", "layout", "rule", "MACs", "parameters", "accuracy"]
-    return table([*header, "BatchNorm re-estimated"], rows)
+    return table([*header, "BatchNorm re-estimated", "on augmented images"], rows)
 
 
 CUT_BY = {"weights": "weights, weights", "ranks": "data, weights", "data": "data, data"}

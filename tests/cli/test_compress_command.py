@@ -52,6 +52,18 @@ def test_recalibrating_repairs_batch_norm(lorank, ended, out):
     assert repaired > bare
 
 
+def test_recalibrating_sees_the_images_as_training_does(monkeypatch, lorank, ended, out):
+    """Moved by a pixel at most: one in nine stays as it is."""
+    seen = []
+    monkeypatch.setattr(library, "recalibrate", lambda model, batches: seen.extend(batches))
+    typed = ("compress", dense(ended), "--macs", "0.4", "-o", out, "--data", "digits")
+    lorank(*typed, "--recalibrate", "2")
+    raw = {tuple(image.flatten().tolist()) for image, _ in load_data("digits").train}
+    drawn = [tuple(image.flatten().tolist()) for batch in seen for image in batch]
+    assert len(seen) == 2
+    assert 0 < sum(image in raw for image in drawn) < len(drawn) / 2
+
+
 def test_a_rule_and_a_multiple(lorank, ended, out):
     typed = ("compress", dense(ended), "--rule", "energy:0.6", "--multiple", "4", "-o", out)
     layers = lorank(*typed, "--skip", "layer1*", "--json").json["layers"]

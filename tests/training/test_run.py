@@ -317,6 +317,18 @@ def test_a_calibrated_cut_keeps_more_of_the_answer(net, problem, recipe, tmp_pat
     assert errors[1] < errors[0]
 
 
+@pytest.mark.parametrize("augmented", [True, False])
+def test_recalibration_sees_the_images_that_training_saw(net, problem, recipe, tmp_path, augmented):
+    few = ["recalibrate=1", f"augment={augmented}", *(f"stages.{i}.epochs=0" for i in range(3))]
+    threes = problem._replace(augment=lambda batch, generator: torch.full_like(batch, 3.0))
+    result = train(net, threes, change(recipe, few), tmp_path, quiet=True)
+    inputs = torch.full((1, 1, 8, 8), 3.0)
+    with torch.no_grad():
+        mean = result.model[0](inputs).mean((0, 2, 3))
+    is_of_threes = torch.allclose(result.model[1].running_mean, mean, rtol=1e-4, atol=1e-5)
+    assert is_of_threes == augmented
+
+
 def test_recalibration_and_padding_are_part_of_the_result(net, problem, recipe, tmp_path):
     plain = train(net, problem, recipe, tmp_path / "a", quiet=True)
     wanted = change(recipe, ["recalibrate=2", "multiple=4"])

@@ -38,7 +38,7 @@ from lorank.cli.show import (
 from lorank.errors import LorankError
 from lorank.ranks import Spectra
 from lorank.report import cut_rows, skipped_rows
-from lorank.training.batches import training_batches
+from lorank.training.batches import as_trained, training_batches
 from lorank.zoo import Data
 
 BATCH = 128
@@ -99,7 +99,8 @@ def compress(
         typer.Option(
             metavar="N",
             min=0,
-            help="Training batches that estimate BatchNorm statistics anew; they need --data.",
+            help="Training batches, augmented as in training, that estimate BatchNorm statistics "
+            "anew; they need --data.",
         ),
     ] = 0,
     weights: opt.Weights = None,
@@ -252,7 +253,8 @@ def _cut(
 
 def _batches(data: Data, count: int, model: nn.Module) -> Iterator[Any]:
     batches = itertools.islice(training_batches(data, BATCH, seed=0, workers=0), count)
-    return ((fitting(images, model), labels) for images, labels in batches)
+    images = as_trained((images for images, _ in batches), data.augment)
+    return (fitting(batch, model) for batch in images)
 
 
 SKIPPED = [Column("layer", "stays dense"), Column("kind", "kind"), Column("reason", "why")]

@@ -1,6 +1,6 @@
 """Batches in an order that depends on the seed and the epoch alone, so that a run can resume."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -82,6 +82,25 @@ def training_batches(data: TrainingData, batch_size: int, seed: int, workers: in
         drop_last=True,
         num_workers=workers,
     )
+
+
+def as_trained(
+    batches: Iterable[Tensor],
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None,
+    seed: int = 0,
+) -> Iterator[Tensor]:
+    """Change batches of inputs as training does, to estimate BatchNorm statistics on.
+
+    A trained network's statistics are those of augmented inputs, and its weights fit them: on
+    inputs as they are (no border, no crop) a network that needs no repair loses points.
+
+    Example:
+        >>> [b.item() for b in as_trained([torch.ones(1)], lambda batch, generator: 2 * batch)]
+        [2.0]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for batch in batches:
+        yield batch if augment is None else augment(batch, generator)
 
 
 def test_batches(data: TrainingData, batch_size: int, workers: int) -> DataLoader:

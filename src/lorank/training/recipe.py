@@ -201,8 +201,8 @@ class Recipe(Part):
         skip: names or patterns of layers to leave dense; ``@last`` is the last layer.
         precision: ``no`` (float32), ``bf16`` or ``fp16``.
         channels_last: memory layout of images and kernels.
-        recalibrate: training batches that estimate BatchNorm statistics anew after folding; 0
-            for none.
+        recalibrate: training batches, augmented where training has them so, that estimate
+            BatchNorm statistics anew after folding; 0 for none.
         multiple: pad the ranks of the folded pairs to a multiple of this.
         workers: processes that read lazy data.
     """

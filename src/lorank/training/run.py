@@ -31,6 +31,7 @@ from lorank.ranks import Spectra
 from lorank.ranks.per_layer import lost
 from lorank.training.batches import (
     TrainingData,
+    as_trained,
     length,
     mixed,
     test_batches,
@@ -497,7 +498,9 @@ class _Run:
         ranks = self._ranks()
         folded = fold(model, multiple=self.recipe.multiple, example=self.example)
         if self.recipe.recalibrate:
-            recalibrate(folded, self._some(self.recipe.recalibrate))
+            augment = self.data.augment if self.recipe.augment else None
+            seen = as_trained(self._some(self.recipe.recalibrate), augment, self.recipe.seed)
+            recalibrate(folded, seen)
         accuracy = self._accuracy(folded)
         small, dense = cost(folded, self.example), Cost(**self.state.facts["dense_cost"])
         self._save(folded, FOLDED)

@@ -129,7 +129,8 @@ training images (ResNets), the 500 images of the even classes (MobileNetV2, judg
 one image a class, for comparison only), 256 synthetic tones (CREPE, judged on 256 others), and 750
 sentences (MiniLM: of the STS dev part, or lines of WikiText-2; judged on STS test sentences by
 their cosine to the dense embeddings, and by Spearman's correlation with people's scores). ResNets
-are judged on all 10,000 test images. Parameters are the whole network's, but for MiniLM the weights
+are judged on all 10,000 test images. BatchNorm is re-estimated on the calibration data as they are;
+after cuts by the weights, images augmented as in training give more (the table above). Parameters are the whole network's, but for MiniLM the weights
 of the encoder's linear layers, which its budget counts. Evaluations are forward passes over so many
 samples that serve to choose ranks; the time, on a machine shared with others, is that of choosing
 and cutting. ASVD and SVD-LLM are written anew from their papers, AIMET is release 2.42 itself."""

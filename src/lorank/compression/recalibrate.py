@@ -19,7 +19,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     Args:
         model: the network; its modes are restored, and its statistics too where a batch fails.
         batches: input tensors, or ``(inputs, …)`` tuples of which the first entry is used; every
-            batch counts the same.
+            batch counts the same. Give inputs augmented as in training: weights fit statistics of
+            those, and on images as they are a network that needs no repair loses points.
 
     Returns:
         The same model.

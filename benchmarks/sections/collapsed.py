@@ -72,8 +72,8 @@ def _size(rows: Rows) -> list[str]:
 
 
 NETWORKS = """Ranks of a statistical rule are all multiplied by one factor, so that the network fits
-the budget; factor 1 is the rule as it stands. BatchNorm is estimated anew. A statistical rank is a
-lower bound for these networks, and no good way to spend a budget."""
+the budget; factor 1 is the rule as it stands. BatchNorm is estimated anew, on images as they
+are. A statistical rank is a lower bound for these networks, and no good way to spend a budget."""
 
 UPDATES = """One layer of a small network, 256×256: W after training, W₀ its random start. Test
 accuracy, averaged over the seeds, with W cut at its statistical rank (σ that of W₀, and σ

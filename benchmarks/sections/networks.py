@@ -130,7 +130,7 @@ one image a class, for comparison only), 256 synthetic tones (CREPE, judged on 2
 sentences (MiniLM: of the STS dev part, or lines of WikiText-2; judged on STS test sentences by
 their cosine to the dense embeddings, and by Spearman's correlation with people's scores). ResNets
 are judged on all 10,000 test images. BatchNorm is re-estimated on the calibration data as they are;
-after cuts by the weights, images augmented as in training give more (the table above). Parameters
+images augmented as in training give cuts that are not by data more (the table above). Parameters
 are the whole network's, but for MiniLM the weights of the encoder's linear layers, which its budget
 counts. Evaluations are forward passes over so many samples that serve to choose ranks; the time, on
 a machine shared with others, is that of choosing and cutting. ASVD and SVD-LLM are written anew

@@ -110,7 +110,7 @@ and circular padding."""
 BOUNDS_PEERS = """Published code on two layers, as it stands; times over that of the bracket."""
 
 BOUNDS_CLIP = """ResNet-20 with the norm of every layer capped, on the first 2,000 test images,
-without training; in the last column BatchNorm is re-estimated."""
+without training; in the last column BatchNorm is re-estimated, on images as they are."""
 
 
 def bounds(figures: dict[str, Any]) -> str:

@@ -52,16 +52,20 @@ def test_recalibrating_repairs_batch_norm(lorank, ended, out):
     assert repaired > bare
 
 
-def test_recalibrating_sees_the_images_as_training_does(monkeypatch, lorank, ended, out):
+@pytest.mark.parametrize("augment", [True, False])
+def test_recalibrating_sees_images_as_they_are_or_augmented(
+    monkeypatch, lorank, ended, out, augment
+):
     """Moved by a pixel at most: one in nine stays as it is."""
     seen = []
     monkeypatch.setattr(library, "recalibrate", lambda model, batches: seen.extend(batches))
     typed = ("compress", dense(ended), "--macs", "0.4", "-o", out, "--data", "digits")
-    lorank(*typed, "--recalibrate", "2")
+    lorank(*typed, "--recalibrate", "2", *(["--augment"] if augment else []))
     raw = {tuple(image.flatten().tolist()) for image, _ in load_data("digits").train}
     drawn = [tuple(image.flatten().tolist()) for batch in seen for image in batch]
     assert len(seen) == 2
-    assert 0 < sum(image in raw for image in drawn) < len(drawn) / 2
+    share = sum(image in raw for image in drawn) / len(drawn)
+    assert 0 < share < 0.5 if augment else share == 1
 
 
 def test_a_rule_and_a_multiple(lorank, ended, out):
@@ -136,6 +140,7 @@ def test_a_manifest_for_people_lies_beside(lorank, out):
         (("--rule", "evbmf:1"), "the rank rule 'evbmf' takes no value"),
         (("--macs", "0.5", "--multiple", "0"), "multiple must be a whole number of at least 1"),
         (("--macs", "0.5", "--recalibrate", "3"), "--recalibrate needs training batches"),
+        (("--macs", "0.5", "--augment"), "--augment changes the batches of --recalibrate"),
         (("--macs", "0.5", "--layout", "sideways"), "unknown layout 'sideways'"),
     ],
 )

@@ -152,9 +152,14 @@ def test_half_precision_steps_by_the_norm_that_it_cannot_hold(dtype):
         ({"params": [nn.Parameter(torch.ones(2, 2))], "matrices": -1}, "found -1"),
         ({"params": [nn.Parameter(torch.ones(2, 2))], "matrices": 0.5}, "found 0.5"),
         ({"params": [nn.Parameter(torch.ones(2, 2) * 1j)]}, "complex"),
-        ({"params": [nn.Parameter(torch.ones(2, 2))], "lr": -1.0}, "lr .* at least 0, found -1"),
+        (
+            {"params": [nn.Parameter(torch.ones(2, 2))], "lr": -1.0},
+            "lr .* at least 0 and finite, found -1",
+        ),
         ({"params": [nn.Parameter(torch.ones(2, 2))], "momentum": 1.0}, r"in \[0, 1\), found 1"),
         ({"params": [nn.Parameter(torch.ones(2, 2))], "lr": float("nan")}, "lr .* found nan"),
+        ({"params": [nn.Parameter(torch.ones(2, 2))], "lr": math.inf}, "lr .* found inf"),
+        ({"params": [nn.Parameter(torch.ones(2, 2))], "matrices": True}, "found True"),
     ],
 )
 def test_what_makes_no_step_is_refused_and_not_kept(group, words):
@@ -249,22 +254,24 @@ def test_factors_of_groups_are_stepped_one_by_one():
         torch.testing.assert_close(low.U.detach()[index], wanted)
 
 
-def test_a_state_that_is_loaded_goes_on_as_before():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("start", [torch.eye, lambda size: torch.zeros(size, size)])
+def test_a_state_that_is_loaded_goes_on_as_before(start, dtype):
     torch.manual_seed(0)
-    gradients = torch.randn(4, 3, 3)
+    gradients = torch.randn(8, 7, 7, dtype=dtype)
 
     def steps(weight, optimizer, some):
         for gradient in some:
             weight.grad = gradient.clone()
             optimizer.step()
 
-    whole, part = nn.Parameter(torch.eye(3)), nn.Parameter(torch.eye(3))
+    whole, part = (nn.Parameter(start(7).to(dtype)) for _ in range(2))
     steps(whole, Muon([whole], lr=0.1), gradients)
     first = Muon([part], lr=0.1)
-    steps(part, first, gradients[:2])
+    steps(part, first, gradients[:3])
     second = Muon([part], lr=0.1)
     second.load_state_dict(first.state_dict())
-    steps(part, second, gradients[2:])
+    steps(part, second, gradients[3:])
     assert torch.equal(whole, part)
 
 
@@ -294,4 +301,5 @@ def test_it_learns_an_ill_conditioned_map_faster_than_sgd():
         lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.95, nesterov=True),
         [0.03, 0.1, 0.3, 1.0, 3.0],  # the last one diverges
     )
+    assert math.isfinite(sgd)
     assert loss_after(lambda p, lr: Muon(p, lr=lr), [0.02, 0.05, 0.1]) < sgd

@@ -99,10 +99,16 @@ def compress(
         typer.Option(
             metavar="N",
             min=0,
-            help="Training batches, augmented as in training, that estimate BatchNorm statistics "
-            "anew; they need --data.",
+            help="Training batches that estimate BatchNorm statistics anew; they need --data.",
         ),
     ] = 0,
+    augment: Annotated[
+        bool,
+        typer.Option(
+            "--augment",
+            help="Crop, pad and mirror these batches, as the data's training does.",
+        ),
+    ] = False,
     weights: opt.Weights = None,
     option: opt.ModelOption = None,
     spec: opt.Spec = None,
@@ -137,6 +143,7 @@ def compress(
         ran |= {"--record": record, "--bytes": memory, "--sensitivity": sensitivity}
         ran |= {"--samples": samples != calibration.SAMPLES, "--no-reconstruct": not reconstruct}
         ran |= {"--channels-last": channels_last, "--model": spec, "--option": option}
+        ran |= {"--augment": augment}
         asked = _asked(macs=macs, params=params, bytes=memory, latency=latency, rule=rule)
         settings = {"multiple": 1 if multiple is None else multiple, "layout": layout}
         compress_shards(model, output, asked, **settings, skip=skip, as_json=as_json, unused=ran)
@@ -147,6 +154,8 @@ def compress(
         new_folder(output) if folder else writable(output, ".safetensors")
         check_place(record, output)
         given = source(weights, spec, option, data, root, shape)
+        if augment and not recalibrate:
+            raise LorankError("--augment changes the batches of --recalibrate, which is not given")
         if recalibrate and given.data is None:
             raise LorankError("--recalibrate needs training batches: name them with --data")
         found = _cuttable(network(local(model) if folder else model, given))
@@ -175,7 +184,9 @@ def compress(
         after = None
         if given.data is not None:
             if recalibrate:
-                lorank.recalibrate(small.to(target), _batches(given.data, recalibrate, small))
+                lorank.recalibrate(
+                    small.to(target), _batches(given.data, recalibrate, augment, small)
+                )
             after = accuracy(small.to(target), given.data, limit=limit)
         lorank.save(small.cpu(), output, info=found.info)
         if all(row["stays_dense"] for row in rows):
@@ -251,9 +262,9 @@ def _cut(
     return lorank.fold(low, example=example)
 
 
-def _batches(data: Data, count: int, model: nn.Module) -> Iterator[Any]:
+def _batches(data: Data, count: int, augment: bool, model: nn.Module) -> Iterator[Any]:
     batches = itertools.islice(training_batches(data, BATCH, seed=0, workers=0), count)
-    images = as_trained((images for images, _ in batches), data.augment)
+    images = as_trained((images for images, _ in batches), data.augment if augment else None)
     return (fitting(batch, model) for batch in images)
 
 

@@ -19,8 +19,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
     Args:
         model: the network; its modes are restored, and its statistics too where a batch fails.
         batches: input tensors, or ``(inputs, …)`` tuples of which the first entry is used; every
-            batch counts the same. Give inputs augmented as in training: weights fit statistics of
-            those, and on images as they are a network that needs no repair loses points.
+            batch counts the same. Inputs augmented as in training are worth a trial: weights fit
+            the statistics of those.
 
     Returns:
         The same model.

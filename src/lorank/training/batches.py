@@ -91,8 +91,7 @@ def as_trained(
 ) -> Iterator[Tensor]:
     """Change batches of inputs as training does, to estimate BatchNorm statistics on.
 
-    A trained network's statistics are those of augmented inputs, and its weights fit them: on
-    inputs as they are (no border, no crop) a network that needs no repair loses points.
+    A trained network's statistics are those of augmented inputs, and its weights fit them.
 
     Example:
         >>> [b.item() for b in as_trained([torch.ones(1)], lambda batch, generator: 2 * batch)]

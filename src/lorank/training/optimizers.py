@@ -49,8 +49,9 @@ def matrices(model: nn.Module) -> dict[int, Matrices]:
 
     Those are the weights, or U and Vh, of all layers that have an SVD form, and the queries, keys
     and values of packed attention. Embeddings, whose rows are read one by one, and what is tied to
-    them are left out, as are quaternions, whose parts make one matrix together, weights that a
-    parametrization computes, and empty ones.
+    them are left out, as are quaternions, whose parts make one matrix together, weights that are
+    computed (by a parametrization, or a pruning mask), empty ones, and all other layers' (recurrent
+    ones, say).
 
     Raises:
         LorankError: if a layer has not seen an input yet from which it takes its shape.

@@ -36,7 +36,8 @@ class Optimizer(Part):
         name: ``sgd``, ``adam``, ``adamw`` or ``muon`` (:class:`lorank.training.muon.Muon`).
         lr: peak learning rate; of Muon a share of each weight's norm, a tenth of SGD's and less.
         momentum: of SGD and Muon (Nesterov).
-        weight_decay: on weights of dense layers; biases and normalisation have none.
+        weight_decay: on weights of dense layers; biases and normalisation have none. AdamW and Muon
+            shrink weights by it times the rate, the others add it to the gradient.
         factor_decay: on U, S and Vh. It works against orthogonality, so it is a setting of its
             own.
         schedule: ``cosine`` to zero, ``step`` (× 0.1 at each milestone), or ``constant``.

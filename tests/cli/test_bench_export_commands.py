@@ -173,8 +173,9 @@ def test_engines_side_by_side(lorank, fresh):
     ]
     eager, onnx, int8, again = rows[:4]
     assert eager["relative_error"] is None and again["relative_error"] == 0
-    # the same function: eps times what a sum of 144 products may lose, and two such layers
-    assert 0 < onnx["relative_error"] < 10 * 3 * 144 * 2**-23 < int8["relative_error"] < 0.2
+    # the same function, on some processors to the last bit: eps times what a sum of 144 products
+    # may lose, and two such layers
+    assert 0 <= onnx["relative_error"] < 10 * 3 * 144 * 2**-23 < int8["relative_error"] < 0.2
     assert onnx["accuracy"] == eager["accuracy"] and int8["int8"] == "static"
     assert int8["file_bytes"] < onnx["file_bytes"] and eager["file_bytes"] is None
     assert all(row["macs"] == eager["macs"] and 0 < row["median"] <= row["p95"] for row in rows)

@@ -162,9 +162,16 @@ def test_int8_is_written_and_judged(lorank, refused, ended, tmp_path):
     assert said.startswith("--int8 is for *.onnx, found")
 
 
-def test_engines_side_by_side(lorank, fresh):
-    pytest.importorskip("onnxruntime")
+def test_engines_side_by_side(lorank, fresh, monkeypatch):
+    runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    run, ran = runtime.InferenceSession.run, []
+
+    def noted(self, names, inputs, *rest):
+        ran.append((self, len(next(iter(inputs.values())))))  # kept, so that no id is used twice
+        return run(self, names, inputs, *rest)
+
+    monkeypatch.setattr(runtime.InferenceSession, "run", noted)
     engines = ("--engine", "eager", "--engine", "onnx", "--engine", "int8", "--limit", "60")
     answer = lorank("bench", NET, NET, *engines, *FAST, "--data", "digits", "--json").json
     rows = answer["models"]
@@ -173,6 +180,8 @@ def test_engines_side_by_side(lorank, fresh):
     ]
     eager, onnx, int8, again = rows[:4]
     assert eager["relative_error"] is None and again["relative_error"] == 0
+    judged, timed = ({id(session) for session, size in ran if size == n} for n in (60, 1))
+    assert len(judged & timed) == 4  # onnx and int8 of both: no row is torch's own answer
     # the same function, on some processors to the last bit: eps times what a sum of 144 products
     # may lose, and two such layers
     assert 0 <= onnx["relative_error"] < 10 * 3 * 144 * 2**-23 < int8["relative_error"] < 0.2

@@ -37,7 +37,7 @@ from lorank.training.batches import (
     test_batches,
     training_batches,
 )
-from lorank.training.epoch import Actors, check_weights, laid_out, test_epoch, train_epoch
+from lorank.training.epoch import Actors, Augment, check_weights, laid_out, test_epoch, train_epoch
 from lorank.training.invariance import check_layers
 from lorank.training.log import Log
 from lorank.training.objective import CLASSES, Task
@@ -375,8 +375,7 @@ class _Run:
             self.log.progress.update(bar, completed=done, note=f"loss {loss:.3f}")
 
         began = time.perf_counter()
-        augment = self.data.augment if self.recipe.augment else None
-        facts = train_epoch(stage, epoch, actors, batches, augment, generator, tick)
+        facts = train_epoch(stage, epoch, actors, batches, self._augment(), generator, tick)
         self.log.progress.remove_task(bar)
         facts["accuracy"] = self._accuracy(actors.prepared)
         facts["seconds"] = round(time.perf_counter() - began, 3)
@@ -498,9 +497,8 @@ class _Run:
         ranks = self._ranks()
         folded = fold(model, multiple=self.recipe.multiple, example=self.example)
         if self.recipe.recalibrate:
-            augment = self.data.augment if self.recipe.augment else None
-            seen = as_trained(self._some(self.recipe.recalibrate), augment, self.recipe.seed)
-            recalibrate(folded, seen)
+            some = self._some(self.recipe.recalibrate)
+            recalibrate(folded, as_trained(some, self._augment(), self.recipe.seed))
         accuracy = self._accuracy(folded)
         small, dense = cost(folded, self.example), Cost(**self.state.facts["dense_cost"])
         self._save(folded, FOLDED)
@@ -508,6 +506,9 @@ class _Run:
         result = Result(folded.cpu(), accuracy, before, small, dense, ranks)
         self._write_result(result)
         return result
+
+    def _augment(self) -> Augment:
+        return self.data.augment if self.recipe.augment else None
 
     def _some(self, count: int) -> list[torch.Tensor]:
         self.batches.sampler.epoch = 0  # type: ignore[attr-defined]

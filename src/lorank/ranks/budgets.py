@@ -198,9 +198,9 @@ def _offers(
     """Ranks that one layer may take, what each costs, and the share of energy each loses."""
     price, full = _price(layer, unit), layer.full_rank
     share = lost(layer)
-    loss = share if layer.loss is None else layer.loss
+    loss = share if layer.loss is None else layer.loss.detach().cpu()
     step = math.lcm(multiple, price.multiple) if isinstance(price, Times) else multiple
-    thin = torch.arange(step, max(full, step), step, device=loss.device)
+    thin = torch.arange(step, max(full, step), step)
     worth = (thin <= layer.break_even) & (price.at(thin) < price.dense)
     worth &= share[thin] <= (1 - keep) * (1 + RELATIVE)
     ranks = torch.cat([thin[worth], thin.new_tensor([full])])

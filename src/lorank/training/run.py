@@ -511,8 +511,11 @@ class _Run:
         return self.data.augment if self.recipe.augment else None
 
     def _some(self, count: int) -> list[torch.Tensor]:
+        """The first batches of inputs, where the model is."""
         self.batches.sampler.epoch = 0  # type: ignore[attr-defined]
-        return [images for (images, _), _ in zip(self.batches, range(count), strict=False)]
+        device = self.accelerator.device
+        few = zip(self.batches, range(count), strict=False)
+        return [images.to(device) for (images, _), _ in few]
 
     def _write_result(self, result: Result) -> None:
         facts = {

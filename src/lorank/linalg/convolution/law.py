@@ -124,7 +124,8 @@ def sampled_law(layer: Layer, grid: Grid) -> Law:
 
 def repeated(values: Tensor, multiplicity: Tensor) -> Tensor:
     """All values of a full grid from those of half of it, in descending order."""
-    return values.repeat_interleave(multiplicity, dim=-2).flatten().sort(descending=True).values
+    times = multiplicity.to(values.device)
+    return values.repeat_interleave(times, dim=-2).flatten().sort(descending=True).values
 
 
 def count_values(layer: Layer) -> int:

@@ -1,0 +1,81 @@
+"""The CIFAR-10 benchmark trains every method on another device."""
+
+import dataclasses
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import lorank
+from test_cifar10_benchmark import BENCHMARKS, OURS, RIVALS, fitted, job_of, method_of, share_of
+
+
+@pytest.fixture(autouse=True, scope="module")
+def benchmarks():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+def moved(job, device):
+    from cifar10.data import Cifar, Part
+
+    cifar = job.cifar
+    parts = [
+        Part(*(t.to(device) for t in part)) for part in (cifar.train, cifar.judge, cifar.whole)
+    ]
+    return dataclasses.replace(
+        job,
+        dense=job.dense.to(device, memory_format=torch.channels_last),
+        cifar=Cifar(*parts, cifar.padded.to(device)),
+        example=job.example.to(device),
+    )
+
+
+METHODS = [case for case in OURS + RIVALS if not hasattr(case, "marks")]  # no slow ones
+
+
+@pytest.mark.parametrize(("use", "options"), METHODS)
+def test_a_method_trains_there(use, options, there, tmp_path):
+    from cifar10 import loop
+
+    method_of(job_of(use, **options))  # skips where its package is missing
+    job = moved(job_of(use, **options), there)
+    model, progress = fitted(job, tmp_path)
+    assert progress.epoch == 2
+    assert {value.device for value in model.state_dict().values()} == {there}
+    assert (0.1 if use == "aimet" else 0.3) < share_of(job, model) <= 0.4
+    assert 0 <= loop.judge(model, job.cifar.judge) <= 1
+    lorank.save(model, tmp_path / "model.safetensors")
+
+    again, _ = fitted(job, tmp_path)  # from the kept state of the last epoch
+    x = torch.randn(2, 3, 16, 16).to(there)
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(x).cpu(), model.eval()(x).cpu())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+def test_another_optimizer_and_the_teacher_work_there(optimizer, there, tmp_path):
+    from cifar10 import loop, teachers
+    from cifar10.plan import Schedule
+
+    job = job_of("svd", sparsify=0.5)
+    schedule = Schedule.model_validate(
+        {
+            "epochs": 2,
+            "batch": 12,
+            "optimizer": {"name": optimizer, "lr": 0.001, "clip": 1.0},
+            "distillation": {"weight": 0.9, "temperature": 4.0},
+            "smoothing": 0.1,
+        }
+    )
+    job = dataclasses.replace(
+        job, experiment=job.experiment.model_copy(update={"schedule": schedule})
+    )
+    job = moved(job, there)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teachers, "pretrained", lambda _: lorank.zoo.load_model("resnet8").eval())
+        model, progress = loop.fit(job, method_of(job), tmp_path, tmp_path / "t", compiled=False)
+    assert progress.epoch == 2
+    assert all(isinstance(p, nn.Parameter) and p.device == there for p in model.parameters())

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 import lorank
 from lorank import colour, compression, linalg, penalties
 from lorank.bayes import collapsed
+from lorank.localization import View, Volume, new_finder, project
 from lorank.ranks import RULES
+from lorank.structured import OutputTask, Regularizers
+from lorank.structured.fit import Plan, fit
 from lorank.training.optimizers import make_optimizer
 from lorank.training.recipe import Optimizer
 
@@ -191,6 +194,47 @@ def quaternion_solvers(device):
 @case
 def denoised_picture(device):
     return torch.as_tensor(colour.denoise(drawn(device, 16, 16, 3).sigmoid(), 0.1))
+
+
+@case
+def convolutions_of_all_kinds(device):
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(4, 8, 3, groups=2, dilation=2, padding_mode="circular", padding=2),
+        lorank.nn.QuaternionConv2d(8, 8, 3),
+        nn.ConvTranspose2d(8, 6, 3, stride=2),
+        nn.Flatten(2),
+        nn.Conv1d(6, 5, 3, padding=1),
+        nn.Unflatten(2, (1, 15, 15)),
+        nn.Conv3d(5, 4, (1, 3, 3)),
+    ]
+    model = lorank.decompose(nn.Sequential(*layers).double().to(device))
+    lorank.penalty(model, orthogonality=1.0, sparsity=1.0).backward()
+    x = drawn(device, 2, 4, 9, 9)
+    ranks = {n: 2 for n, m in model.named_modules() if isinstance(m, lorank.nn.Factored)}
+    low = lorank.prune(model, ranks)
+    return model(x), low(x), lorank.fold(low, example=x)(x), *gradients(model)
+
+
+@case
+def structured_outputs(device):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 3))
+    model = model.double().to(device)
+    whole = Regularizers(model, {"out": OutputTask(["4"], 0.5, code="3")})
+    x, y = drawn(device, 24, 6), drawn(device, 24, 3)
+    y[0, 0] = torch.nan
+    done = fit(whole, x, y, Plan(epochs=2), y_only=drawn(device, 9, 3), valid=(x, y))
+    return torch.tensor(done.losses), *values(model)
+
+
+@case
+def offsets_of_windows(device):
+    torch.manual_seed(0)
+    finder = new_finder("offset_net", View(rows=32, columns=8), width=4)
+    finder.network.to(device)
+    scan = Volume(1000 * torch.eye(4)[..., None].repeat(1, 1, 60).numpy(), (1, 1, 1), "RAS")
+    return finder.curve(project(scan, finder.view), step=4)[0]
 
 
 @case

@@ -4,6 +4,7 @@ A case builds its input on the CPU by a seed, moves it, and returns what to comp
 is the same in a class of factors (signs, unit quaternions), the case returns what they make.
 """
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -239,8 +240,6 @@ def offsets_of_windows(device):
 
 @case
 def saved_and_read(device):
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/model.safetensors"
         lorank.save(lorank.decompose(network(device), {"0": 3}), path)

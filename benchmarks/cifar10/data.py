@@ -28,15 +28,15 @@ class View(NamedTuple):
         top: rows that its crop begins below the padded image's edge.
         left: columns, likewise.
         mirror: whether it is mirrored.
-        partner: place of the image that is mixed in.
-        share: of that image.
+        partner: place of the image that is mixed in, or none.
+        share: of that image, or none.
     """
 
     top: Tensor
     left: Tensor
     mirror: Tensor
-    partner: Tensor
-    share: Tensor
+    partner: Tensor | None
+    share: Tensor | None
 
 
 class Cifar(NamedTuple):
@@ -80,6 +80,8 @@ def view(number: int, mix: float, count: int = 50000) -> View:
     generator = torch.Generator().manual_seed(7919 * number + 1)
     top, left = torch.randint(2 * PAD + 1, (2, count), generator=generator)
     mirror = torch.randint(2, (count,), generator=generator).bool()
+    if not mix:
+        return View(top, left, mirror, None, None)
     partner = torch.randperm(count, generator=generator)
     share = mix * torch.rand(count, generator=generator)
     return View(top, left, mirror, partner, share)
@@ -87,22 +89,29 @@ def view(number: int, mix: float, count: int = 50000) -> View:
 
 def to(seen: View, device: torch.device) -> View:
     """The view on a device."""
-    return View(*(t.to(device) for t in seen))
+    return View(*(None if t is None else t.to(device) for t in seen))
 
 
 def normalised(images: Tensor) -> Tensor:
     """``(image / 255 − mean) / std``, channels last."""
-    mean, std = (images.new_tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = _scale(images.device)
     scaled = (images.float() - 255 * mean) / (255 * std)
     return scaled.contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _scale(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept where they are used: bringing them to a GPU would make every step wait."""
+    mean, std = (torch.tensor(v).view(3, 1, 1).to(device) for v in (MEAN, STD))
+    return mean, std
 
 
 def seen_images(cifar: Cifar, places: Tensor, seen: View) -> Tensor:
     """A batch of a view, normalised: crops, mirrored or not, mixed with their partners."""
     images = normalised(_crops(cifar.padded, places, seen))
-    share = seen.share[places]
-    if not bool(seen.share.any()):
+    if seen.share is None or seen.partner is None:
         return images
+    share = seen.share[places]
     others = normalised(_crops(cifar.padded, seen.partner[places], seen))
     return torch.lerp(images, others, share.view(-1, 1, 1, 1))
 

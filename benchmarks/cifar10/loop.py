@@ -122,7 +122,7 @@ def task_loss(
     """Cross-entropy with the labels, those of the mixed-in image by its share, and the teacher."""
     smoothing = schedule.smoothing
     task = F.cross_entropy(outputs, whole.labels[places], label_smoothing=smoothing)
-    if schedule.mix:
+    if seen.share is not None and seen.partner is not None:
         share = seen.share[places]
         own, other = (
             F.cross_entropy(outputs, whole.labels[of], label_smoothing=smoothing, reduction="none")
@@ -158,7 +158,8 @@ def _started(
     if not path.exists():
         model = method.begin(job).to(job.device, memory_format=torch.channels_last)
         return model, _optimizer(job, method, model), Progress()
-    state = torch.load(path, weights_only=True, map_location=job.device)
+    # On the CPU: Adam's count of steps would be read back from a GPU in every step.
+    state = torch.load(path, weights_only=True, map_location="cpu")
     if state.get("settings") != job.settings():
         raise SystemExit(
             f"{job.experiment.name} has a state of other settings in {folder}: --again starts anew"

@@ -28,6 +28,7 @@ INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_p
 """Places to index by may lie here for a tensor that lies there, and not the other way round."""
 JOINS = {"aten::cat", "aten::stack"}
 """Takes no number from here: others do, as on a GPU."""
+READS = {"aten::_local_scalar_dense", "aten::nonzero"}
 
 
 class Backend(backend_registration._DummyBackendModule):
@@ -72,6 +73,15 @@ class There(Tensor):
         memo[id(self)] = copied
         return copied
 
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, value: "There") -> None:
+        Tensor.data.__set__(self, value)
+        self.held = value.held
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.held.detach().__reduce_ex__(protocol)
 
@@ -101,6 +111,10 @@ class Elsewhere(TorchDispatchMode):
         return run(func, args, kwargs or {})
 
 
+reads: list[str] = []
+"""Operations that brought numbers back: a GPU is waited for in each of them."""
+
+
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Check where everything lies, compute here, and put the result where it belongs."""
     leaves = tree_leaves((args, kwargs))
@@ -111,6 +125,8 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     onto = there if asked is None else torch.device(asked).type == "elsewhere"
     if onto and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise RuntimeError(f"{name}: expected a generator of elsewhere, and found one of the cpu")
+    if there and (name in READS or (asked is not None and not onto)):
+        reads.append(name)
     if asked is not None:
         kwargs = {**kwargs, "device": HERE}
     done = func(*tree_map(_held, args), **tree_map(_held, kwargs))

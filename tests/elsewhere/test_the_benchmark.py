@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 import lorank
+from elsewhere.device import reads
+from lorank.training.recipe import Optimizer
 from test_cifar10_benchmark import BENCHMARKS, OURS, RIVALS, fitted, job_of, method_of, share_of
 
 
@@ -79,3 +81,31 @@ def test_another_optimizer_and_the_teacher_work_there(optimizer, there, tmp_path
         model, progress = loop.fit(job, method_of(job), tmp_path, tmp_path / "t", compiled=False)
     assert progress.epoch == 2
     assert all(isinstance(p, nn.Parameter) and p.device == there for p in model.parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize(
+    ("use", "options"), [("svd", {"sparsify": 1.0, "steps": 1}), ("dense", {})]
+)
+def test_no_step_waits_for_the_device(use, options, optimizer, there):
+    """Whatever is read back in an epoch is read once, and not in every step."""
+    from cifar10 import loop
+    from cifar10.data import to, view
+
+    job = moved(job_of(use, budget=0.5, **options), there)
+    method = method_of(job)
+    model = method.begin(job).to(there)
+
+    def read(batch):
+        change = {"batch": batch, "optimizer": Optimizer(name=optimizer, lr=0.001, clip=1.0)}
+        schedule = job.experiment.schedule.model_copy(update=change)
+        experiment = job.experiment.model_copy(update={"schedule": schedule})
+        now = dataclasses.replace(job, experiment=experiment)
+        stepped = loop._optimizer(now, method, model)
+        seen = to(view(0, 0.0), there)
+        loop._epoch(now, method, model, stepped, 0, (seen, None), False)  # everything is made once
+        reads.clear()
+        loop._epoch(now, method, model, stepped, 1, (seen, None), False)
+        return len(reads)
+
+    assert read(12) == read(6) == 1

@@ -15,14 +15,18 @@ from torch import Tensor, nn
 import lorank
 from lorank import colour, compression, linalg, penalties
 from lorank.bayes import collapsed
-from lorank.localization import View, Volume, new_finder, project
+from lorank.compression import latency
+from lorank.localization import RULES as DECISIONS
+from lorank.localization import View, Volume, decide, new_finder, project
 from lorank.ranks import RULES
-from lorank.structured import OutputTask, Regularizers
+from lorank.structured import InputTask, OutputTask, Regularizers
 from lorank.structured.fit import Plan, fit
 from lorank.training.optimizers import make_optimizer
 from lorank.training.recipe import Optimizer
+from lorank.training.schedule import SVDSchedule
 
 Device = torch.device
+CPU = Device("cpu")
 CASES: dict[str, Callable[[Device], Any]] = {}
 
 
@@ -239,6 +243,56 @@ def offsets_of_windows(device):
 
 
 @case
+def calibrated_there_and_cut_here(device):
+    moments = lorank.calibrate(network(device), batches(device))
+    model, here = network(CPU), batches(CPU)
+    spectra = lorank.measure(model, layout="channel", calibration=moments)
+    ranks = lorank.ranks.budget(spectra, params=0.5)
+    low = lorank.decompose(model, ranks, layout="channel", calibration=moments)
+    again = lorank.reconstruct(low, model, here, calibration=moments)
+    cut = lorank.prune(lorank.decompose(model), dict.fromkeys(ranks, 2), calibration=moments)
+    return [net(here[0]).to(device) for net in (low, again, cut)]
+
+
+@case
+def masks_of_a_generator_of_the_cpu(device):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    masks = torch.Generator().manual_seed(0)
+    terms = {
+        "in": InputTask(["0", "1"], 1.0, generator=masks),
+        "out": OutputTask(["2"], 1.0, noise=0.1, generator=masks),
+    }
+    whole = Regularizers(model, terms).to(device)
+    return whole(drawn(device, 5, 6), drawn(device, 5, 3))[0]
+
+
+@case
+def filled_picture(device):
+    known = (drawn(device, 12, 12) > -0.5).cpu()
+    picture = drawn(device, 12, 12, 3).sigmoid()
+    return colour.inpaint(picture, known.to(device)), colour.inpaint(picture, known)
+
+
+@case
+def sketched_in_pieces(device):
+    A, sketch = drawn(device, 12, 8, 4), linalg.QuaternionSketch((12, 8), 3, random_state=0)
+    for rows in A.split(5):
+        sketch.update(rows)
+    U, S, Vh = sketch.finalize()
+    return linalg.qmatmul(U * S[:, None], Vh)
+
+
+@case
+def penalties_in_a_callback(device):
+    schedule = SVDSchedule(sparsity=0.1, macs=0.5, cut_at=0.5, ramp=0.0, example=image(CPU))
+    model = lorank.decompose(network(device))
+    found = schedule.before_step(model, 0.25)
+    assert schedule.after_epoch(model, 0.5, [])
+    return found["orthogonality"], found["sparsity"], model(batches(device)[0])
+
+
+@case
 def saved_and_read(device):
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/model.safetensors"
@@ -255,8 +309,7 @@ def compared(device: Device, found: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_function_has_the_cpus_values_there(name, there):
-    here = torch.device("cpu")
-    wanted, found = (compared(device, CASES[name](device)) for device in (here, there))
+    wanted, found = (compared(device, CASES[name](device)) for device in (CPU, there))
     assert len(wanted) == len(found)
     for a, b in zip(wanted, found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9)
@@ -275,7 +328,7 @@ def test_a_rule_chooses_the_same_ranks_there(rule, there):
     def chosen(device):
         return RULES[rule](lorank.measure(network(device), image(device)), **SETTINGS.get(rule, {}))
 
-    assert chosen(there) == chosen(torch.device("cpu"))
+    assert chosen(there) == chosen(CPU)
 
 
 @pytest.mark.parametrize("kind", penalties.SPARSITY)
@@ -283,7 +336,7 @@ def test_a_sparsity_is_the_same_there(kind, there):
     def found(device):
         return lorank.penalty(lorank.decompose(network(device)), sparsity=1.0, kind=kind).item()
 
-    assert found(there) == pytest.approx(found(torch.device("cpu")), rel=1e-12)
+    assert found(there) == pytest.approx(found(CPU), rel=1e-12)
 
 
 @pytest.mark.parametrize("bound", linalg.BOUNDS)
@@ -295,7 +348,7 @@ def test_a_bound_and_its_gradient_are_the_same_there(bound, there):
         assert kernel.grad.device == device
         return torch.cat([value.detach().cpu().reshape(1), kernel.grad.cpu().flatten()])
 
-    torch.testing.assert_close(found(there), found(torch.device("cpu")), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found(there), found(CPU), rtol=1e-9, atol=1e-12)
 
 
 METHODS = ["exact", "leading", "circular", "coarse", "quantile", "energy", "extrapolated", "auto"]
@@ -307,7 +360,7 @@ def test_singular_values_of_a_convolution_are_the_same_there(method, there):
         kernel = drawn(device, 5, 4, 3, 3)
         return linalg.operator_singular_values(kernel, (8, 8), method=method).values.cpu()
 
-    torch.testing.assert_close(found(there), found(torch.device("cpu")), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found(there), found(CPU), rtol=1e-9, atol=1e-12)
 
 
 def test_the_whole_network_is_looked_at_there(there):
@@ -318,4 +371,20 @@ def test_the_whole_network_is_looked_at_there(there):
         errors = compression.cut_errors(model, {"0": 3}, example)
         return len(table), pytest.approx(float(bound)), list(errors)
 
-    assert found(there) == found(torch.device("cpu"))
+    assert found(there) == found(CPU)
+
+
+@pytest.mark.parametrize("rule", DECISIONS)
+def test_a_curve_is_decided_on_wherever_it_lies(rule, there):
+    curve = 20.0 - torch.arange(50.0)
+    wanted, found = (decide(x, 0, 1, 50, 10, rule=rule).row for x in (curve, curve.to(there)))
+    assert found == wanted
+
+
+def test_each_model_and_function_is_waited_for(there, monkeypatch):
+    waited = []
+    monkeypatch.setattr(latency, "wait", lambda device: waited.append(device))
+    model, x = network(there), image(there)
+    latency.latency({"model": model}, x, repeats=2, warmup=0)
+    latency.latency({"bound": lambda: model(x)}, (), repeats=2, warmup=0, device=there)
+    assert waited == 8 * [there]

@@ -146,7 +146,8 @@ def bench(
         runners = _runners(found, plain, made)
         answers = [rows[label] | _facts(runner) for label, runner in runners]
         _compare(answers, [runner for _, runner in runners], made)
-        timed = latency(_calls(runners, made), (), repeats=repeats, warmup=warmup)
+        calls = _calls(runners, made)
+        timed = latency(calls, (), repeats=repeats, warmup=warmup, device=target)
         for row, (_, runner), spent in zip(answers, runners, timed.values(), strict=True):
             row |= spent._asdict()
             if given.data is not None:

@@ -90,7 +90,7 @@ def gather(
         return None
     batches = inputs(options, model, found, options.samples)
     dense = found.model.to(target)
-    moved = [_on(batch, target) for batch in batches]
+    moved = [placed(batch, target) for batch in batches]
     calibration = lorank.calibrate(dense, moved, skip=skip)
     short = [name for name, seen in calibration.items() if seen.rows < seen.inputs.shape[-1]]
     if short:
@@ -136,7 +136,8 @@ def limited(batches: Iterable[Any], count: int) -> list[Any]:
     return some
 
 
-def _on(batch: Any, target: torch.device) -> Any:
+def placed(batch: Any, target: torch.device) -> Any:
+    """A batch on a device."""
     if isinstance(batch, Mapping):
         return {key: value.to(target) for key, value in batch.items()}
     return batch.to(target)
@@ -162,7 +163,7 @@ def spectra(
     calibration = evidence.calibration
     known = lorank.measure(
         found.model,
-        None if example is None else _on(example, device_of(found.model)),
+        None if example is None else placed(example, device_of(found.model)),
         layout=layout,
         skip=skip,
         calibration=calibration,

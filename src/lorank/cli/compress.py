@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from torch import nn
 
@@ -167,7 +168,8 @@ def compress(
         evidence = calibration.gather(asked_for, model, found, target, skip)
         example = found.example()
         if example is None and evidence is not None:
-            example = calibration.first(evidence.batches[0])
+            few = calibration.first(evidence.batches[0])
+            example = calibration.placed(few, torch.device("cpu"))  # where costs are counted
         spectra = calibration.spectra(
             asked_for, evidence, found, example, layout=layout, skip=skip, output=output
         )

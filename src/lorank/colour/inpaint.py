@@ -126,12 +126,12 @@ def _mask(known: Any) -> Tensor:
             "known is a mask (height, width) of true and false, "
             f"found shape {tuple(mask.shape)} of {str(mask.dtype).split('.')[-1]}"
         )
-    return mask
+    return mask.detach().cpu()
 
 
 def _without_holes(image: Any, mask: Tensor) -> Any:
     """Zero in unknown pixels, so that nothing in them is looked at."""
-    tensor = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
+    tensor = torch.as_tensor(image if isinstance(image, Tensor) else np.asarray(image)).cpu()
     if tuple(tensor.shape[:2]) != tuple(mask.shape):
         raise LorankError(
             "an image and its mask have one height and width, found "

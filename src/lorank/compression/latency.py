@@ -39,6 +39,7 @@ def latency(
     repeats: int = 50,
     warmup: int = 5,
     threads: int | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, Latency]:
     """Time models side by side on one input: a round runs each of them once (A B A B …).
 
@@ -55,6 +56,8 @@ def latency(
         warmup: rounds before, which are not counted.
         threads: threads that one operation may use on the CPU; by default as torch is set. Torch's
             setting is restored.
+        device: what is waited for; by default the device of each model, and of the example for
+            a function.
 
     Returns:
         Name → latency, in the order given.
@@ -81,7 +84,7 @@ def latency(
         stack.enter_context(no_garbage())
         for turn in range(warmup + repeats):
             for name, model in models.items():
-                seconds = _timed(model, example)
+                seconds = _timed(model, example, device)
                 if turn >= warmup:
                     times[name].append(seconds)
     return {name: _summary(runs) for name, runs in times.items()}
@@ -114,8 +117,8 @@ def _try(name: str, model: Network, example: Example) -> None:
         ) from error
 
 
-def _timed(model: Network, example: Example) -> float:
-    device = _where(model, example)
+def _timed(model: Network, example: Example, device: torch.device | None) -> float:
+    device = _where(model, example) if device is None else device
     wait(device)
     began = time.perf_counter()
     run(model, example)  # type: ignore[arg-type]

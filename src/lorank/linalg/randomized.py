@@ -76,10 +76,11 @@ def randomized_svd(
 
 
 def _normal(A: Tensor, width: int, generator: torch.Generator | None) -> Tensor:
-    """Draw on the CPU, so that every device sees the same directions."""
+    """Draw where the generator is, by default on the CPU: every device sees the same directions."""
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     shape = (*A.shape[:-2], A.shape[-1], width)
-    return torch.randn(shape, generator=generator, dtype=A.dtype).to(A.device)
+    drawn = torch.randn(shape, generator=generator, dtype=A.dtype, device=generator.device)
+    return drawn.to(A.device)
 
 
 def expected_error(values: Tensor, rank: int, oversample: int = OVERSAMPLE) -> float:

@@ -108,7 +108,8 @@ def weighted_singular_values(view: Unfolding, kernel: Tensor, moments: Moments) 
         >>> [round(v, 3) for v in weighted_singular_values(view, torch.eye(2), moments).tolist()]
         [2.0, 1.0]
     """
-    squares = _eigen(_weigh(view, kernel, moments), vectors=False)[0]
+    weighed = _weigh(view, kernel, _beside(kernel, moments))
+    squares = _eigen(weighed, vectors=False)[0]
     values = squares.clamp_min(0).sqrt().flip(-1)
     return values if view.groups > 1 else values[0]
 
@@ -147,6 +148,7 @@ def weighted_cut(view: Unfolding, kernel: Tensor, moments: Moments, rank: int) -
     full = min(view.shape)
     if not 1 <= rank <= full:
         raise LorankError(f"a rank must be between 1 and {full}, found {rank}")
+    moments = _beside(kernel, moments)
     weighed = _weigh(view, kernel, moments)
     _, vectors = _eigen(weighed, vectors=True)
     leading = vectors[..., -rank:].flip(-1)
@@ -185,6 +187,7 @@ def compensated(view: Unfolding, kernel: Tensor, moments: Moments, cross: Tensor
         >>> compensated(Unfolding(1, 2), torch.ones(1, 2), half, cross).round(decimals=6).tolist()
         [[2.0, 2.0]]
     """
+    moments, cross = _beside(kernel, moments), cross.to(kernel.device)
     _check(view, kernel, moments._replace(inputs=cross))
     _check(view, kernel, moments)
     if _isotropic(view, moments):
@@ -217,12 +220,20 @@ def weighted_error(view: Unfolding, change: Tensor, moments: Moments) -> float:
         >>> round(weighted_error(Unfolding(1, 3), torch.ones(1, 3), seen), 6)
         6.0
     """
+    moments = _beside(change, moments)
     _check(view, change, moments)
     D = _patches(view, view.matrix(change.detach().double()))
     weighed = _times(D, shrink(moments.inputs, moments.rows))
     if moments.outputs is not None:
         weighed = _damped(moments.outputs) @ weighed
     return float((weighed * D).sum())
+
+
+def _beside(kernel: Tensor, moments: Moments) -> Moments:
+    """Moments where the kernel is: calibrated on one device, a network may be cut on another."""
+    inputs, outputs, rows = moments
+    outputs = None if outputs is None else outputs.to(kernel.device)
+    return Moments(inputs.to(kernel.device), outputs, rows)
 
 
 def _weigh(view: Unfolding, kernel: Tensor, moments: Moments) -> Weighed:

@@ -55,6 +55,7 @@ def line_scores(offsets: Tensor, first: int, step: int, rows: int, half: int) ->
     """
     check_curve(offsets)
     check_places(offsets, first, step, rows)
+    offsets = offsets.detach().cpu()
     if half < 2 * step:
         raise LorankError(f"half a line has at least 2 windows, found {half} rows, step {step}")
     f, seen = _on_rows(offsets.double().clamp(-half, half), first, step, rows)
@@ -271,7 +272,7 @@ def decide(
         raise unknown("decision", rule, RULES)
     check_curve(offsets)
     check_places(offsets, first, step, rows)
-    return RULES[rule](offsets, first, step, rows, half)
+    return RULES[rule](offsets.detach().cpu(), first, step, rows, half)
 
 
 def check_curve(offsets: Tensor) -> None:

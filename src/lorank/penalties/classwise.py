@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError
+from lorank.linalg.svd import exact
 from lorank.penalties.classes import activations, check_finite, classes
 from lorank.penalties.invariance import class_invariance
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.penalties.precision import at_least_float32
 
 
 def _check_weight(weight: float) -> None:
@@ -141,7 +142,7 @@ class CentreLoss(nn.Module):
         labelled = classes(y, flat).labelled
         self._check(flat, y, labelled)
         check_finite(flat, labelled)
-        with no_autocast(h.device):
+        with exact(h.device):
             kept = at_least_float32(flat).masked_fill(~labelled.unsqueeze(1), 0.0)
             label = y.long().masked_fill(~labelled, 0)
             known = at_least_float32(self.centres)  # bfloat16 cannot count beyond 256

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorank.errors import LorankError, unknown
+from lorank.linalg.svd import exact
 from lorank.penalties.classes import Classes, activations, check_finite, classes, deviations
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.penalties.precision import at_least_float32
 
 
 def _pairs(h: Tensor, of: Classes) -> Tensor:
@@ -201,7 +202,7 @@ def class_invariance(
     flat = activations(h)
     of = None if kind in CLASS_FREE else classes(y, flat)
     check_finite(flat, None if of is None else of.labelled)
-    with no_autocast(h.device):
+    with exact(h.device):
         return _value(at_least_float32(flat), of, kind, reduce, normalise, temperature)
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.linalg.svd import exact
+from lorank.penalties.precision import at_least_float32
 
 
 def operator_norm(bounds: Iterable[Tensor]) -> Tensor:
@@ -38,7 +39,7 @@ def operator_norm(bounds: Iterable[Tensor]) -> Tensor:
             raise LorankError(
                 f"operator_norm needs one number a layer, found shape {tuple(bound.shape)}"
             )
-    with no_autocast(numbers[0].device):
+    with exact(numbers[0].device):
         device = numbers[0].device
         squares = [at_least_float32(b).reshape(()).square().to(device) for b in numbers]
         return torch.stack(squares).sum()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.linalg.svd import exact
+from lorank.penalties.precision import at_least_float32
 
 
 def orthogonality(factors: Iterable[Tensor]) -> Tensor:
@@ -57,7 +58,7 @@ def _equal_shapes(factors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def _term(batch: list[Tensor]) -> Tensor:
-    with no_autocast(batch[0].device):
+    with exact(batch[0].device):
         stacked = torch.stack(batch) if batch[0].ndim == 2 else torch.cat(batch)
         A = at_least_float32(stacked)
         wide = A if A.shape[-2] <= A.shape[-1] else A.mT
@@ -85,7 +86,7 @@ class _Deviation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         A, D = ctx.saved_tensors
-        with no_autocast(A.device):
+        with exact(A.device):
             # For a second derivative the Gram matrix must be a function of A again.
             D = _defect(A) if torch.is_grad_enabled() else D
             return torch.bmm(D * (4 * grad), A)

@@ -1,30 +1,7 @@
-"""Penalties are computed in float32 at least, also under autocast."""
-
-import contextlib
+"""Penalties are computed in float32 at least."""
 
 import torch
 from torch import Tensor
-
-
-def no_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Switch autocast off for one device's operations.
-
-    A Gram matrix in bfloat16 is 1 ± 0.004 on its diagonal: the penalty would be rounding noise.
-
-    Args:
-        device: where the tensors are.
-
-    Returns:
-        A context manager.
-
-    Example:
-        >>> with no_autocast(torch.device("cpu")):
-        ...     torch.is_autocast_enabled("cpu")
-        False
-    """
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

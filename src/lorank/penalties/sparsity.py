@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError, unknown
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.linalg.svd import exact
+from lorank.penalties.precision import at_least_float32
 
 
 def l1(values: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def l1(values: Tensor) -> Tensor:
         >>> float(l1(torch.tensor([3.0, -4.0])))
         7.0
     """
-    with no_autocast(values.device):
+    with exact(values.device):
         return at_least_float32(values).abs().sum()
 
 
@@ -69,7 +70,7 @@ def hoyer_square(values: Tensor) -> Tensor:
 
 
 def _ratio(values: Tensor) -> Tensor:
-    with no_autocast(values.device):
+    with exact(values.device):
         s = at_least_float32(values)
         n1 = torch.linalg.vector_norm(s, 1, dim=-1)
         n2 = torch.linalg.vector_norm(s, 2, dim=-1)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError
+from lorank.linalg.svd import exact
 from lorank.nn import Factored, Pair, Tap
 from lorank.nn.adjoint import has_transpose, transpose_apply
 from lorank.nn.tap import layer_at
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.penalties.precision import at_least_float32
 
 Link = str | nn.Module | Callable[[Tensor], Tensor]
 """A layer by its path, the layer itself, or a function such as ``torch.tanh``."""
@@ -226,9 +227,9 @@ def squared_norm(layer: Any) -> Tensor:
     """
     if not isinstance(layer, Factored) or layer.U.ndim != 2:
         weight = layer.weight
-        with no_autocast(weight.device):
+        with exact(weight.device):
             return at_least_float32(weight + 0).square().sum()
-    with no_autocast(layer.U.device):
+    with exact(layer.U.device):
         U, s, Vh = (at_least_float32(factor) for factor in layer.factors)
         left, right = U * s, Vh
         return ((left.mT @ left) * (right @ right.mT)).sum()

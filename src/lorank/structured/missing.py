@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.linalg.svd import exact
+from lorank.penalties.precision import at_least_float32
 
 IGNORED = -100
 """The class that stands for none, as in ``torch.nn.functional.cross_entropy``."""
@@ -110,7 +111,7 @@ def masked_mse(outputs: Tensor, y: Tensor) -> Tensor:
         raise LorankError(
             f"outputs and labels have one shape, found {tuple(outputs.shape)} and {tuple(y.shape)}"
         )
-    with no_autocast(outputs.device):
+    with exact(outputs.device):
         z, known = at_least_float32(outputs), ~y.isnan()
         gap = torch.where(known, z - torch.nan_to_num(y).to(z.dtype), 0.0)
         return gap.square().sum() / known.sum().clamp(min=1)
@@ -159,19 +160,25 @@ def mixed_batches(
         raise LorankError(f"a batch has a whole number of rows, at least one, found size {size!r}")
     size, total = int(size), len(table[0])
     if not matched or x is None or len(x) == 0:
-        order = torch.randperm(total, generator=generator)
+        order = _shuffled(total, generator)
         for rows in order.split(size):
             yield _batch(table, rows)
         return
     pairs = len(x)
     steps = -(-pairs // size)
     orders = [
-        first + torch.randperm(count, generator=generator)
+        first + _shuffled(count, generator)
         for first, count in ((0, pairs), *_extras(pairs, x_only, y_only))
     ]
     shares = [_shared(order, steps, size if i == 0 else None) for i, order in enumerate(orders)]
     for parts in zip(*shares, strict=True):
         yield _batch(table, torch.cat(parts))
+
+
+def _shuffled(count: int, generator: torch.Generator | None) -> Tensor:
+    """An order of rows, on the CPU wherever the generator draws."""
+    device = None if generator is None else generator.device
+    return torch.randperm(count, generator=generator, device=device).cpu()
 
 
 def _extras(pairs: int, *parts: Tensor | None) -> list[tuple[int, int]]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
+from lorank.linalg.svd import exact
 from lorank.nn.tap import layer_at
-from lorank.penalties.precision import at_least_float32, no_autocast
+from lorank.penalties.precision import at_least_float32
 from lorank.structured.anneal import Weight
 from lorank.structured.chain import Chain, Link, sides
 from lorank.structured.missing import labelled, present
@@ -85,7 +86,7 @@ class Task(nn.Module):
 
     def _error(self, found: Tensor, wanted: Tensor) -> Tensor:
         """Squared error of rows: mean or sum over components, mean over rows; and the decay."""
-        with no_autocast(found.device):
+        with exact(found.device):
             z = at_least_float32(found).flatten(1)
             gap = (z - wanted.flatten(1).to(z.dtype)).square()
             loss = (gap.mean(1) if self.scale == "mean" else gap.sum(1)).mean()
@@ -169,8 +170,8 @@ class InputTask(Task):
     def _corrupted(self, x: Tensor) -> Tensor:
         if not self.training or self.corruption == 0:
             return x
-        keep = torch.empty_like(x).bernoulli_(1 - self.corruption, generator=self.generator)
-        return x * keep
+        share, generator = 1 - self.corruption, self.generator
+        return x * _room(x, generator).bernoulli_(share, generator=generator).to(x.device)
 
 
 class OutputTask(Task):
@@ -258,7 +259,13 @@ class OutputTask(Task):
     def _noisy(self, y: Tensor) -> Tensor:
         if not self.training or self.noise == 0:
             return y
-        return y + self.noise * torch.empty_like(y).normal_(generator=self.generator)
+        generator = self.generator
+        return y + self.noise * _room(y, generator).normal_(generator=generator).to(y.device)
+
+
+def _room(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Room for a draw, on the generator's device: it draws nowhere else."""
+    return torch.empty_like(like, device=like.device if generator is None else generator.device)
 
 
 def _check_numbers(values: Tensor, kind: str) -> None:

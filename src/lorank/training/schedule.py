@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from lorank.compression import measure
+from lorank.compression.latency import device_of
 from lorank.compression.prune import prune_in_place
 from lorank.errors import LorankError
 from lorank.training.objective import ramped
@@ -75,8 +77,10 @@ class SVDSchedule:
         self.example = example
         self.is_cut = False
 
-    def before_step(self, model: nn.Module, progress: float) -> dict[str, float]:
+    def before_step(self, model: nn.Module, progress: float) -> dict[str, Tensor]:
         """Add the penalties' gradients to the parameters'; returns the penalties.
+
+        They stay where the model is: reading them would make a GPU wait in every step.
 
         Args:
             model: a network with layers in SVD form, its gradients of the task computed.
@@ -91,7 +95,7 @@ class SVDSchedule:
             total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         if total.requires_grad:
             total.backward()
-        found = {name: float(value.detach()) for name, value in terms.items()}
+        found = {name: value.detach() for name, value in terms.items()}
         return {name: found[name] for name, want in zip(found, wanted, strict=True) if want}
 
     def after_epoch(
@@ -119,7 +123,9 @@ class SVDSchedule:
                 f"a cut inside another trainer needs one process, found {processes}: "
                 "cut with lorank.prune between two runs"
             )
-        ranks = cut_ranks(self.cut, measure(model, self.example))
+        device = device_of(model)  # the trainer has chosen it, and knows nothing of the example
+        example = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, self.example)
+        ranks = cut_ranks(self.cut, measure(model, example))
         prune_in_place(model, ranks, optimizers)
         self.is_cut = True
         return ranks

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from lorank.errors import LorankError, extra
 from lorank.training.schedule import SVDSchedule
 
@@ -22,7 +24,7 @@ class LorankCallback(transformers.TrainerCallback):
 
     def __init__(self, **options: Any):
         self.schedule = SVDSchedule(**options)
-        self.penalties: dict[str, float] = {}
+        self.penalties: dict[str, Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse the one setting in which scaled gradients would be mixed with unscaled ones."""
@@ -51,7 +53,7 @@ class LorankCallback(transformers.TrainerCallback):
         """Put the penalties beside the loss."""
         del args, state, control, kwargs
         if logs is not None:
-            logs.update({f"lorank/{name}": value for name, value in self.penalties.items()})
+            logs.update({f"lorank/{name}": float(value) for name, value in self.penalties.items()})
 
     def on_epoch_end(
         self,

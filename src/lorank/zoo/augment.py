@@ -48,7 +48,7 @@ class Augment:
         rows, columns = self._places(n, height, width, generator)
         # One flat gather: six times faster than indexing with four broadcast tensors.
         flat = rows.unsqueeze(2) * (width + 2 * self.pad) + columns.unsqueeze(1)
-        flat = flat.view(n, 1, -1).expand(n, channels, height * width).to(batch.device)
+        flat = flat.view(n, 1, -1).to(batch.device).expand(n, channels, height * width)
         return self._padded(batch).flatten(2).gather(2, flat).view(batch.shape)
 
     def _places(

@@ -49,7 +49,8 @@ def alternating_norm(weight: Tensor, rounds: int = 100, seed: int = 0) -> Tensor
     K = kernel_blocks(weight)[0].detach()
     K = K.to(torch.promote_types(K.dtype, torch.complex64))
     generator = torch.Generator().manual_seed(seed)
-    vectors = [_unit(torch.randn(n, dtype=K.dtype, generator=generator)) for n in K.shape]
+    drawn = [torch.randn(n, dtype=K.dtype, generator=generator) for n in K.shape]
+    vectors = [_unit(vector.to(K.device)) for vector in drawn]
     value = K.new_zeros(()).real
     for _ in range(rounds):
         for mode in range(K.ndim):

@@ -109,6 +109,7 @@ class QuaternionSketch:
             raise LorankError(f"a piece is one matrix (m, n, 4), found {tuple(tensor.shape)}")
         row, column = self._place(tensor, at)
         height, width = tensor.shape[:2]
+        self._move(tensor.device)
         P = rows(tensor.to(self._omega.real))
         here, there = slice(row, row + height), slice(column, column + width)
         with exact(P.device):
@@ -116,6 +117,11 @@ class QuaternionSketch:
             self._corange[there] += star_times(P, self._psi[here])
         self._next = row + height if at is None else self._next
         return self
+
+    def _move(self, device: torch.device) -> None:
+        """Hold everything where the last piece was."""
+        self._omega, self._psi = self._omega.to(device), self._psi.to(device)
+        self._range, self._corange = self._range.to(device), self._corange.to(device)
 
     def _place(self, piece: Tensor, at: tuple[int, int] | None) -> tuple[int, int]:
         (m, n), (height, width) = self.shape, piece.shape[:2]

@@ -416,3 +416,15 @@ def test_a_flat_symbol_ends_with_sound_ends(monkeypatch):
     found = norm_bracket(flat, tol=1e-8)
     assert found.lower <= 1 + 1e-12 and found.upper >= 1
     assert found.upper < 1.1
+
+
+@pytest.mark.parametrize("seed", range(6, 12))
+def test_a_bracket_closes_where_two_peaks_are_nearly_as_high(seed):
+    """Cells around the lower peak of some of these kernels have the larger powers."""
+    generator = torch.Generator().manual_seed(seed)
+    kernel = torch.randn(12, 12, 3, 3, generator=generator).double()
+    wide = norm_bracket(kernel)
+    for tol in (1e-5, 1e-6, 1e-7):
+        found = norm_bracket(kernel, tol=tol)
+        assert found.lower <= found.upper <= found.lower * (1 + tol)
+        assert wide.lower <= found.upper and found.lower <= wide.upper  # both hold the norm

@@ -35,6 +35,9 @@ MOST = 2**17, 2**38
 CANDIDATES = 2
 """Cells of a batch whose norms are computed: those that promise most."""
 
+MANY, LOOKS = 256, 8
+"""Cells left of a batch from which on better ones are sought, and how often."""
+
 AIM = 3 / 4
 """Share of the tolerance at which a cell is tested; the rest is for rounding."""
 
@@ -251,7 +254,25 @@ class _Best:
         left = torch.where(~dropped)[0]
         if len(left):
             self._improve(cells.take(left), gram(G[left]), half)
+        if len(left) > MANY:
+            self._overtake(cells.take(left), A[left], G[left], half)
         return cells.take(left)
+
+    def _overtake(self, cells: _Cells, A: Tensor, G: Tensor, half: list[float]) -> None:
+        """Look at cells whose centres beat the best value, as long as there are any.
+
+        Cells of large powers need not be these: where two peaks are nearly as high, those around
+        the lower one may have more singular values beside the largest.
+        """
+        powers = gram(G)
+        for _ in range(LOOKS):
+            best = (self.lower - self.symbol_room[cells.group]).to(A.real.dtype)
+            above = torch.where(~below(A, G, best).isfinite())[0]
+            before = self.lower
+            if len(above):
+                self._improve(cells.take(above), powers[above], half)
+            if self.lower == before:
+                return
 
     def _improve(self, cells: _Cells, powers: Tensor, half: list[float]) -> None:
         """Look at the cells of the largest ``‖(F·F*)^p‖_F``, and climb from a new best one."""

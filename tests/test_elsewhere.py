@@ -26,5 +26,7 @@ def test_it_runs_on_another_device(name):
         text=True,
         check=False,
     )
+    if done.returncode == 5 and " skipped" in done.stdout:  # all of them
+        pytest.skip(done.stdout.strip().splitlines()[-1])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert " passed" in done.stdout

@@ -3,7 +3,9 @@
 A tensor on it takes part in operations with tensors on it alone, as on a GPU: an operation that
 mixes places fails, and so does a draw there by a generator that is here. Values are those of the
 CPU, so that what a function gives there can be held to what it gives here. What needs a real GPU
-stays untold: its kernels, their precision and speed, ``torch.compile``, graphs and streams.
+stays untold: its kernels, their precision and speed, autocast, ``torch.compile``, streams. So do
+generators of its own, inference mode, files that are read back to where they were written, and
+gradients in another place than their tensors, which cases look at themselves.
 
 PyTorch is told of the device once a process, before the first backward pass, and cannot be made to
 forget it: ``tests/test_elsewhere.py`` runs what needs it in a process of its own.
@@ -26,9 +28,18 @@ HERE = torch.device("cpu")
 COPIES = {"aten::_to_copy", "aten::copy_"}
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 """Places to index by may lie here for a tensor that lies there, and not the other way round."""
-JOINS = {"aten::cat", "aten::stack"}
-"""Takes no number from here: others do, as on a GPU."""
-READS = {"aten::_local_scalar_dense", "aten::nonzero"}
+STRICT = {
+    *("aten::cat", "aten::stack", "aten::index_select", "aten::gather", "aten::take"),
+    *("aten::embedding", "aten::index_fill", "aten::scatter", "aten::masked_fill"),
+    *("aten::searchsorted",),
+}
+"""Take no number from here; what works entry by entry does, as on a GPU."""
+WAITS = {
+    *("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select"),
+    *("aten::_unique2", "aten::unique_dim", "aten::unique_consecutive"),
+    *("aten::repeat_interleave", "aten::is_nonzero"),
+}
+"""Cannot go on before a GPU has said what it found."""
 
 
 class Backend(backend_registration._DummyBackendModule):
@@ -111,8 +122,8 @@ class Elsewhere(TorchDispatchMode):
         return run(func, args, kwargs or {})
 
 
-reads: list[str] = []
-"""Operations that brought numbers back: a GPU is waited for in each of them."""
+waits: list[str] = []
+"""Operations that wait for a GPU: they bring numbers there or back, or depend on what it found."""
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -121,12 +132,12 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name, asked = func._schema.name, kwargs.get("device")
     there = any(isinstance(leaf, There) for leaf in leaves)
     if there and name not in COPIES:
-        one_place(func, args, leaves)
+        one_place(func, args, kwargs, leaves)
     onto = there if asked is None else torch.device(asked).type == "elsewhere"
     if onto and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise RuntimeError(f"{name}: expected a generator of elsewhere, and found one of the cpu")
-    if there and (name in READS or (asked is not None and not onto)):
-        reads.append(name)
+    if (there and name in WAITS) or crosses(func, args, leaves, onto):
+        waits.append(name)
     if asked is not None:
         kwargs = {**kwargs, "device": HERE}
     done = func(*tree_map(_held, args), **tree_map(_held, kwargs))
@@ -137,14 +148,30 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, tree_map(_put, done))
 
 
-def one_place(func: Any, args: Any, leaves: list[Any]) -> None:
+def crosses(func: Any, args: Any, leaves: list[Any], onto: bool) -> bool:
+    """Whether an operation copies between the places, or looks for what a mask chooses."""
+    name = func._schema.name
+    if name == "aten::_to_copy":
+        return isinstance(args[0], There) != onto
+    if name == "aten::copy_":
+        return isinstance(args[0], There) != isinstance(args[1], There)
+    if name not in INDEXED or not isinstance(args[0], There):
+        return False
+    places = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
+    return any(not isinstance(place, There) or place.dtype == torch.bool for place in places)
+
+
+def one_place(func: Any, args: Any, kwargs: dict[str, Any], leaves: list[Any]) -> None:
     """Refuse what a GPU refuses: a tensor from here beside one from there."""
     name = func._schema.name
     if name in INDEXED and isinstance(args[0], There):
         leaves = [leaf for leaf in leaves if all(leaf is not place for place in args[1])]
     here = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, There)]
-    changed = name.endswith("_") and any(leaf is args[0] for leaf in here)
-    if changed or any(leaf.ndim or name in JOINS for leaf in here):
+    written = [args[0]] if name.endswith("_") else []
+    written += [kwargs["out"]] if "out" in kwargs else []
+    changed = any(leaf is target for leaf in here for target in written)
+    strict = name.removesuffix("_") in STRICT
+    if changed or any(leaf.ndim or strict for leaf in here):
         shapes = [tuple(leaf.shape) for leaf in here]
         raise RuntimeError(f"{name} takes tensors of one device, and found cpu ones of {shapes}")
 

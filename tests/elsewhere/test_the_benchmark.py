@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lorank
-from elsewhere.device import reads
+from elsewhere.device import waits
 from lorank.training.recipe import Optimizer
 from test_cifar10_benchmark import BENCHMARKS, OURS, RIVALS, fitted, job_of, method_of, share_of
 
@@ -33,6 +33,12 @@ def moved(job, device):
         cifar=Cifar(*parts, cifar.padded.to(device)),
         example=job.example.to(device),
     )
+
+
+def with_schedule(job, **change):
+    schedule = job.experiment.schedule.model_copy(update=change)
+    experiment = job.experiment.model_copy(update={"schedule": schedule})
+    return dataclasses.replace(job, experiment=experiment)
 
 
 METHODS = [case for case in OURS + RIVALS if not hasattr(case, "marks")]  # no slow ones
@@ -72,10 +78,7 @@ def test_another_optimizer_and_the_teacher_work_there(optimizer, there, tmp_path
             "smoothing": 0.1,
         }
     )
-    job = dataclasses.replace(
-        job, experiment=job.experiment.model_copy(update={"schedule": schedule})
-    )
-    job = moved(job, there)
+    job = moved(with_schedule(job, **dict(schedule)), there)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teachers, "pretrained", lambda _: lorank.zoo.load_model("resnet8").eval())
         model, progress = loop.fit(job, method_of(job), tmp_path, tmp_path / "t", compiled=False)
@@ -83,29 +86,31 @@ def test_another_optimizer_and_the_teacher_work_there(optimizer, there, tmp_path
     assert all(isinstance(p, nn.Parameter) and p.device == there for p in model.parameters())
 
 
+@pytest.mark.parametrize("resumed", [False, True], ids=["begun", "resumed"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 @pytest.mark.parametrize(
     ("use", "options"), [("svd", {"sparsify": 1.0, "steps": 1}), ("dense", {})]
 )
-def test_no_step_waits_for_the_device(use, options, optimizer, there):
-    """Whatever is read back in an epoch is read once, and not in every step."""
+def test_no_step_waits_for_the_device(use, options, optimizer, resumed, there, tmp_path):
+    """An epoch of many steps waits as often as one of few: for its order and for its loss."""
     from cifar10 import loop
     from cifar10.data import to, view
 
     job = moved(job_of(use, budget=0.5, **options), there)
+    change = {"optimizer": Optimizer(name=optimizer, lr=0.001, clip=1.0)}
+    job = with_schedule(job, **change)
     method = method_of(job)
-    model = method.begin(job).to(there)
+    model, stepped, progress = loop._started(job, method, tmp_path)
+    seen = to(view(0, 0.0), there)
 
-    def read(batch):
-        change = {"batch": batch, "optimizer": Optimizer(name=optimizer, lr=0.001, clip=1.0)}
-        schedule = job.experiment.schedule.model_copy(update=change)
-        experiment = job.experiment.model_copy(update={"schedule": schedule})
-        now = dataclasses.replace(job, experiment=experiment)
-        stepped = loop._optimizer(now, method, model)
-        seen = to(view(0, 0.0), there)
-        loop._epoch(now, method, model, stepped, 0, (seen, None), False)  # everything is made once
-        reads.clear()
+    def waited(batch):
+        now = with_schedule(job, batch=batch)
+        waits.clear()
         loop._epoch(now, method, model, stepped, 1, (seen, None), False)
-        return len(reads)
+        return len(waits)
 
-    assert read(12) == read(6) == 1
+    waited(12)  # what is made once
+    if resumed:
+        loop._keep(job, model, stepped, progress, tmp_path)
+        model, stepped, progress = loop._started(job, method, tmp_path)
+    assert waited(12) == waited(4) == 2

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from elsewhere.device import waits
+
 
 def test_operations_give_the_cpus_values_there(there):
     x = torch.randn(4, 3)
@@ -39,6 +41,9 @@ def test_views_show_what_is_written_into_them(there):
         lambda here, there: torch.stack([here[0, 0], there[0, 0]]),
         lambda here, there: here[there[0].long()],
         lambda here, there: there.gather(1, here.long()),
+        lambda here, there: there.index_select(0, here[0, 0].long()),
+        lambda here, there: there.masked_fill(here[0, 0] > 0, 0.0),
+        lambda here, there: torch.add(there[0, 0], there[1, 1], out=here[0, 0].clone()),
         lambda here, there: torch.where(here > 0, there, there),
         lambda here, there: nn.Linear(2, 2)(there),
     ],
@@ -68,3 +73,27 @@ def test_numpy_has_no_hold_of_it(there):
     with pytest.raises(TypeError, match="elsewhere:0"):
         torch.zeros(3, device=there).numpy()
     assert torch.zeros(3, device=there).cpu().numpy().sum() == 0
+
+
+def test_what_makes_a_gpu_wait_is_counted(there):
+    x, here = torch.arange(4.0, device=there), torch.arange(4)
+    turns = [
+        lambda: x.sum().item(),
+        lambda: x.cpu(),
+        lambda: here.to(there),
+        lambda: x.copy_(here),
+        lambda: here.copy_(x),
+        lambda: x[here],
+        lambda: x[x > 1],
+        lambda: torch.equal(x, x),
+        lambda: x.new_tensor([1.0]),
+        lambda: x.unique(),
+    ]
+    for turn in turns:
+        waits.clear()
+        turn()
+        assert waits
+    waits.clear()
+    assert x.mul(2).add_(1).where(x > 1, 0.0).device == there
+    assert x.to(torch.float64).device == there
+    assert not waits

@@ -1,6 +1,5 @@
 """The decomposition that everything rests on."""
 
-import contextlib
 import math
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 import tolerance
 from lorank import LorankError
 from lorank.linalg import SVD, product_singular_values, product_svd, singular_values, svd, truncate
-from lorank.linalg.svd import exact
 from matrices import falling, orthonormal_columns, skewed, with_spectrum
 
 SHAPES = {
@@ -217,30 +215,3 @@ def test_product_svd_refuses_nan(which):
     factors[which] = torch.full_like(factors[which], math.nan)
     with pytest.raises(LorankError, match=r"finite values, found [0-9]+ NaN or Inf"):
         product_svd(*factors)
-
-
-@pytest.mark.parametrize("ends", ["well", "badly"])
-def test_whole_float32_on_a_gpu_and_what_was_set_after_it(ends):
-    """No GPU is needed to set what it would do."""
-    conv = getattr(torch.backends.cudnn, "conv", None)
-    if conv is None or not hasattr(conv, "fp32_precision"):
-        pytest.skip("this torch has no precision by operation")
-    before = torch.get_float32_matmul_precision()
-
-    def switches():
-        return torch.backends.cuda.matmul.fp32_precision, conv.fp32_precision
-
-    try:
-        torch.set_float32_matmul_precision("high")
-        asked = switches()
-        with contextlib.suppress(ValueError), exact(torch.device("cpu")):
-            assert switches() == asked
-        with contextlib.suppress(ValueError), exact(torch.device("cuda")):
-            assert switches() == ("ieee", "ieee")
-            assert not torch.is_autocast_enabled("cuda")
-            if ends == "badly":
-                raise ValueError
-        assert switches() == asked
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before)

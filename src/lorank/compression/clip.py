@@ -12,6 +12,7 @@ from lorank.compression.measure import check_weight, decomposable, layer_error
 from lorank.errors import LorankError
 from lorank.linalg import SVD, norm_bracket, truncate
 from lorank.linalg.convolution.clip import cap_kernel
+from lorank.linalg.precision import exact
 from lorank.nn import Factored
 from lorank.nn.operator import is_operator, operator_kernel
 from lorank.nn.surgery import (
@@ -240,4 +241,5 @@ def _weight(layer: Any, parameters: list[nn.Parameter]) -> Tensor:
     if len(parameters) == 1:
         return parameters[0].detach()
     U, S, Vh = (p.detach() for p in parameters)
-    return layer.view.kernel((U * S.abs().unsqueeze(-2)) @ Vh)
+    with exact(U.device):
+        return layer.view.kernel((U * S.abs().unsqueeze(-2)) @ Vh)

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 
 
 class Gram:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lorank.errors import LorankError
 from lorank.linalg.gram import gram_svd
+from lorank.linalg.precision import exact
 from lorank.linalg.svd import SVD, check_matrix, svd, truncate, working_dtype
 
 OVERSAMPLE, POWER_ITERATIONS = 10, 2
@@ -67,12 +68,13 @@ def randomized_svd(
     A = matrix.detach().to(working_dtype(matrix.dtype))
     width = min(full, rank + oversample)
     omega = _normal(A, width, generator)
-    Q = torch.linalg.qr(A @ omega)[0]
-    for _ in range(power_iterations):
-        Q = torch.linalg.qr(A.mT @ Q)[0]
-        Q = torch.linalg.qr(A @ Q)[0]
-    small = svd(Q.mT @ A)
-    return truncate(SVD(Q @ small.U, small.S, small.Vh), rank)
+    with exact(A.device):
+        Q = torch.linalg.qr(A @ omega)[0]
+        for _ in range(power_iterations):
+            Q = torch.linalg.qr(A.mT @ Q)[0]
+            Q = torch.linalg.qr(A @ Q)[0]
+        small = svd(Q.mT @ A)
+        return truncate(SVD(Q @ small.U, small.S, small.Vh), rank)
 
 
 def _normal(A: Tensor, width: int, generator: torch.Generator | None) -> Tensor:
@@ -111,7 +113,8 @@ def residual(matrix: Tensor, factors: SVD) -> float:
         0.0
     """
     U, S, Vh = factors
-    gap = matrix.detach().to(U.dtype) - (U * S.unsqueeze(-2)) @ Vh
+    with exact(U.device):
+        gap = matrix.detach().to(U.dtype) - (U * S.unsqueeze(-2)) @ Vh
     return float(torch.linalg.vector_norm(gap.double()))
 
 
@@ -138,7 +141,8 @@ def spectral_error(
     U, S, Vh = factors
     A = matrix.detach().to(U.dtype)
     omega = _normal(A, probes, generator)
-    gap = A @ omega - U @ (S.unsqueeze(-1) * (Vh @ omega))
+    with exact(A.device):
+        gap = A @ omega - U @ (S.unsqueeze(-1) * (Vh @ omega))
     return 10 * math.sqrt(2 / math.pi) * float(torch.linalg.vector_norm(gap, dim=-2).max())
 
 

@@ -1,13 +1,12 @@
 """Singular value decompositions that a network's weights can rely on."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
+from lorank.linalg.precision import exact
 
 
 class SVD(NamedTuple):
@@ -31,41 +30,6 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
         (torch.float32, torch.float64)
     """
     return torch.promote_types(dtype, torch.float32)
-
-
-def exact(device: torch.device) -> contextlib.AbstractContextManager:
-    """Switch autocast off for one device's operations, and TF32 on a GPU.
-
-    A product in bfloat16 is not a weight, and a Gram matrix in it is 1 ± 0.004 on its diagonal;
-    TF32, which cuDNN takes for float32 by default, has the same 1e-3 where 1e-7 is promised.
-
-    Example:
-        >>> with torch.autocast("cpu", torch.bfloat16), exact(torch.device("cpu")):
-        ...     (torch.eye(2) @ torch.eye(2)).dtype
-        torch.float32
-    """
-    if device.type == "cuda":
-        return _whole_float32()
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _whole_float32() -> Iterator[None]:
-    matmul, conv = torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv", None)
-    named = hasattr(matmul, "fp32_precision") and conv is not None
-    switch, off = ("fp32_precision", "ieee") if named else ("allow_tf32", False)
-    places = [matmul, conv if named else torch.backends.cudnn]
-    before = [getattr(place, switch) for place in places]
-    try:
-        for place in places:
-            setattr(place, switch, off)
-        with torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, switch, value)
 
 
 def svd(matrix: Tensor) -> SVD:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
 from lorank.linalg import SVD, Unfolding
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 from lorank.nn.pair import Pair
 
 CONTRACTIONS = ("auto", "rebuild", "thin")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 from lorank.penalties.classes import activations, check_finite, classes
 from lorank.penalties.invariance import class_invariance
 from lorank.penalties.precision import at_least_float32

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorank.errors import LorankError, unknown
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 from lorank.penalties.classes import Classes, activations, check_finite, classes, deviations
 from lorank.penalties.precision import at_least_float32
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 from lorank.nn import Factored, Pair, Tap
 from lorank.nn.adjoint import has_transpose, transpose_apply
 from lorank.nn.tap import layer_at

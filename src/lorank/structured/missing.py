@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 from lorank.penalties.precision import at_least_float32
 
 IGNORED = -100

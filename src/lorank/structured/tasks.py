@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lorank.errors import LorankError, unknown
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 from lorank.nn.tap import layer_at
 from lorank.penalties.precision import at_least_float32
 from lorank.structured.anneal import Weight

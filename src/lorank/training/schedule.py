@@ -78,9 +78,10 @@ class SVDSchedule:
         self.is_cut = False
 
     def before_step(self, model: nn.Module, progress: float) -> dict[str, Tensor]:
-        """Add the penalties' gradients to the parameters'; returns the penalties.
+        """Add the penalties' gradients to the parameters'; returns the penalties by name.
 
-        They stay where the model is: reading them would make a GPU wait in every step.
+        They are 0-dim tensors without history where the model is: reading them in every step
+        would make a GPU wait.
 
         Args:
             model: a network with layers in SVD form, its gradients of the task computed.

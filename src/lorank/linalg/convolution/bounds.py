@@ -11,7 +11,7 @@ from lorank.linalg.convolution.blocks import Numbers, kernel_blocks, unit_scaled
 from lorank.linalg.convolution.bounds_grid import raised
 from lorank.linalg.convolution.bracket import norm_bracket
 from lorank.linalg.convolution.norms import largest, symbols_at
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 
 
 def refined(blocks: Tensor) -> Tensor:

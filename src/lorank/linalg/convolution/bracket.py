@@ -18,7 +18,7 @@ from lorank.linalg.convolution.norms import (
     symbols_at,
 )
 from lorank.linalg.convolution.symbol import symbol
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 
 GRID = 8, 4
 """Cells of the first level along an axis, for each tap after the first; the second where a cell is
@@ -108,7 +108,8 @@ def norm_bracket(
         LorankError: as for :func:`lorank.linalg.operator_norm_bound`, or for another ``tol``.
 
     Cost: a product and a Cholesky decomposition of the smaller channel count for each of some fifty
-    frequencies where the symbol has a peak, to a thousand where it is flat.
+    frequencies where the symbol has a peak, to a thousand where it is flat; where hundreds are left
+    at once, a decomposition more of each.
 
     Source: branch and bound on the lemma of M. Riesz, and Duffin and Schaeffer; ours.
 
@@ -266,7 +267,7 @@ class _Best:
         """
         powers = gram(G)
         for _ in range(LOOKS):
-            best = (self.lower - self.symbol_room[cells.group]).to(A.real.dtype)
+            best = (self.lower - self.symbol_room[cells.group]).clamp_min(0).to(A.real.dtype)
             above = torch.where(~below(A, G, best).isfinite())[0]
             before = self.lower
             if len(above):

@@ -9,7 +9,8 @@ from torch import Tensor
 from lorank.errors import LorankError
 from lorank.linalg.convolution.blocks import Numbers, kernel_blocks
 from lorank.linalg.convolution.norms import gram
-from lorank.linalg.svd import exact, working_dtype
+from lorank.linalg.precision import exact
+from lorank.linalg.svd import working_dtype
 
 DENSITY = 6
 """Points of the grid for each tap after the first, where singular values are capped."""

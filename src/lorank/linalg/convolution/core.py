@@ -8,7 +8,8 @@ basis of what it spans, and likewise the input channels.
 import torch
 from torch import Tensor
 
-from lorank.linalg.svd import SVD, exact, working_dtype
+from lorank.linalg.precision import exact
+from lorank.linalg.svd import SVD, working_dtype
 from lorank.linalg.unfold import Unfolding
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lorank.linalg.convolution.symbol import by_group, check_kernel, dilated, polyphase, symbol
 from lorank.linalg.convolution.window import Padding, Window, volume, windows
-from lorank.linalg.svd import exact, working_dtype
+from lorank.linalg.precision import exact
+from lorank.linalg.svd import working_dtype
 
 _FORWARD: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _ADJOINT: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

@@ -39,7 +39,8 @@ from lorank.linalg.convolution.law import Layer, count_values
 from lorank.linalg.convolution.operator import convolution
 from lorank.linalg.convolution.pair import pair_operator
 from lorank.linalg.convolution.window import Padding, volume
-from lorank.linalg.svd import SVD, exact
+from lorank.linalg.precision import exact
+from lorank.linalg.svd import SVD
 from lorank.linalg.unfold import Unfolding
 
 ACCURACY = 0.03

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorank.errors import LorankError
-from lorank.linalg.svd import check_matrix, exact, working_dtype
+from lorank.linalg.precision import exact
+from lorank.linalg.svd import check_matrix, working_dtype
 
 
 class Grid(NamedTuple):

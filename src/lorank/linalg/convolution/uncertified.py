@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorank.linalg.convolution.blocks import kernel_blocks
-from lorank.linalg.svd import exact
+from lorank.linalg.precision import exact
 
 
 def reshaped_norm(weight: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import frobenius, rows, size, star, star_times, times
 from lorank.linalg.quaternion.errors import residual_norm
 from lorank.linalg.quaternion.kinds import QArray, arrive_finite
@@ -19,7 +20,6 @@ from lorank.linalg.quaternion.randomized import (
     normal,
 )
 from lorank.linalg.quaternion.svd import canonical, cut, factorise, given
-from lorank.linalg.svd import exact
 
 LOOK = 1.5
 """The residual itself is formed where its estimate is below this multiple of the tolerance."""

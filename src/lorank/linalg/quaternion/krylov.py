@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import rows, star_times, times
 from lorank.linalg.quaternion.errors import qsvd_error
 from lorank.linalg.quaternion.kinds import QArray, arrive_finite
 from lorank.linalg.quaternion.qr import orth, orth_against
 from lorank.linalg.quaternion.randomized import Seed, check_counts, check_rank, sketch
 from lorank.linalg.quaternion.svd import canonical, factorise, given
-from lorank.linalg.svd import exact
 
 
 def qsvd_krylov(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError, unknown
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import (
     check_product,
     expand,
@@ -20,7 +21,6 @@ from lorank.linalg.quaternion.kinds import QArray, arrive_finite, check_range, c
 from lorank.linalg.quaternion.qr import triangular
 from lorank.linalg.quaternion.randomized import Seed, check_rank, project, range_finder
 from lorank.linalg.quaternion.svd import factorise
-from lorank.linalg.svd import exact
 
 
 def qsolve(A: QArray, B: QArray) -> QArray:

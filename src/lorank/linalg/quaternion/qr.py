@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import (
     expand,
     from_rows,
@@ -18,7 +19,6 @@ from lorank.linalg.quaternion.algebra import (
 )
 from lorank.linalg.quaternion.householder import householder_qr
 from lorank.linalg.quaternion.kinds import QArray, arrive_finite, check_range
-from lorank.linalg.svd import exact
 
 PASSES = 10
 """CholeskyQR steps before Householder is asked: a full range needs two or three, noise five."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError, unknown
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import (
     halves,
     join,
@@ -21,7 +22,6 @@ from lorank.linalg.quaternion.errors import qsvd_error
 from lorank.linalg.quaternion.kinds import QArray, arrive, arrive_finite, check_together
 from lorank.linalg.quaternion.qr import orth
 from lorank.linalg.quaternion.svd import DRIVERS, Factors, canonical, factorise, given
-from lorank.linalg.svd import exact
 
 NORMALIZERS = ("auto", "qr", "none")
 TEST_MATRICES = ("quaternion", "complex", "real")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import expand, rows, size, star, star_times, times
 from lorank.linalg.quaternion.householder import columns, from_columns
 from lorank.linalg.quaternion.kinds import FLOATS, Kind, QArray, arrive_finite, check_range
@@ -19,7 +20,6 @@ from lorank.linalg.quaternion.randomized import (
     normal,
 )
 from lorank.linalg.quaternion.svd import canonical, factorise, given
-from lorank.linalg.svd import exact
 
 PROBES = 10
 """Rows kept aside, from which the error is estimated: to about a sixth of itself."""

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from lorank.errors import unknown
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import expand, from_rows, largest, over, rows, star, times
 from lorank.linalg.quaternion.bidiagonal import bidiagonal_svd
 from lorank.linalg.quaternion.frame import frame_svd, pairs_svd
 from lorank.linalg.quaternion.householder import complement, conjugate, right_scale
 from lorank.linalg.quaternion.kinds import Kind, QArray, arrive_finite, check_range
 from lorank.linalg.quaternion.qr import triangular
-from lorank.linalg.svd import exact
 
 DRIVERS = ("auto", "pairs", "bidiag")
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorank.linalg.precision import exact
 from lorank.linalg.quaternion.algebra import qct, qmatmul
 from lorank.linalg.quaternion.qr import qqr
 from lorank.linalg.quaternion.svd import qsvd, qsvdvals
-from lorank.linalg.svd import SVD, check_matrix, exact, working_dtype
+from lorank.linalg.svd import SVD, check_matrix, working_dtype
 from lorank.linalg.unfold import Unfolding
 
 PARTS = 4

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import lorank
-from cifar10.data import load
+from cifar10.data import Part, load
 from cifar10.job import Job
 from cifar10.loop import STATE, fit, judge
 from cifar10.methods import METHODS
@@ -38,6 +38,8 @@ from cifar10.rows import ROWS, add, command, rows
 from cifar10.teachers import pretrained
 from lorank.errors import unknown
 from lorank.zoo import load_model
+
+SEEN = 10000
 
 
 def wanted(patterns: list[str], plan: list[Experiment], file: Path) -> list[Experiment]:
@@ -89,6 +91,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace, *, kept: bool)
     row = {
         "experiment": experiment.name,
         "accuracy": judge(model, job.cifar.judge),
+        "accuracy_seen": judge(model, seen(job)),
         "judged_on": "held-out training images" if experiment.schedule.holdout else "test images",
         "macs": found.macs,
         "macs_share": round(found.macs / dense.macs, 4),
@@ -106,6 +109,11 @@ def carried_out(experiment: Experiment, args: argparse.Namespace, *, kept: bool)
         **experiment.asked(),
     }
     return {**row, "command": command(experiment.name, row)}
+
+
+def seen(job: Job) -> Part:
+    """Up to 10,000 of the images that it was trained on: what it has not learnt by heart."""
+    return Part(*(values[:SEEN] for values in job.cifar.train))
 
 
 def digest(network: nn.Module) -> str:

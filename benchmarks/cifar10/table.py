@@ -187,8 +187,10 @@ def picture(suites: dict[str, Any], published: list[Row], shown: list[str]) -> N
     import matplotlib.pyplot as plt
 
     networks = sorted({k[0] for s in shown for k in suites.get(s, {})})
-    figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 4.2), squeeze=False)
-    for axis, network in zip(axes[0], networks, strict=True):
+    figure, axes = plt.subplots(len(networks), 1, figsize=(8, 4.2 * len(networks)), squeeze=False)
+    looks = plt.cycler(marker=list("osD^v")) * plt.cycler(color=plt.get_cmap("tab10").colors)
+    for axis, network in zip(axes[:, 0], networks, strict=True):
+        axis.set_prop_cycle(looks)
         curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for suite in shown:
             for (of, _, method), found in suites.get(suite, {}).items():
@@ -197,14 +199,14 @@ def picture(suites: dict[str, Any], published: list[Row], shown: list[str]) -> N
                     right = statistics.fmean(r["accuracy"] for r in found)
                     curves[curve(method, found[0])].append((100 * share, 100 * right))
         for method, points in sorted(curves.items()):
-            axis.plot(*zip(*sorted(points), strict=True), "o-", label=method)
+            axis.plot(*zip(*sorted(points), strict=True), label=method)
         for p in published:
             if p["network"] == network:
                 axis.plot(100 - p["removed"], p["accuracy"], "k+")
                 axis.annotate(p["method"], (100 - p["removed"], p["accuracy"]), fontsize=7)
         axis.set(title=network, xlabel="MACs left, %", ylabel="accuracy, %")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     with replacing(PICTURE) as draft:
         figure.savefig(draft, format="png", dpi=120)

@@ -1,6 +1,8 @@
 """What products are computed in while they must be exact. No GPU is needed to set what it does."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -48,19 +50,27 @@ def test_the_cpu_is_not_asked_for_what_a_gpu_does(fast):
         assert torch.is_autocast_enabled("cuda")
 
 
+FRESH = """
+import torch
+from lorank.linalg.precision import exact
+with exact(torch.device("cuda")):
+    pass
+torch.backends.fp32_precision = "ieee"
+assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+"""
+
+
 def test_nothing_is_pinned_that_was_left_to_the_general_setting():
-    """A switch that is set stands by itself from then on: those that are not on are not touched."""
-    general = torch.backends
-    if not hasattr(general, "fp32_precision"):
+    """A switch that is set stands by itself from then on: those that are not on are not touched.
+
+    In a process of its own, where nobody has set any.
+    """
+    if not hasattr(torch.backends, "fp32_precision"):
         pytest.skip("this torch has no general precision")
-    before = general.fp32_precision
-    with exact(CUDA):
-        pass
-    try:
-        general.fp32_precision = "ieee"
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
-    finally:
-        general.fp32_precision = before
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_last_thread_puts_back_what_the_first_one_found(fast):

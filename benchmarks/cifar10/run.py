@@ -112,7 +112,7 @@ def carried_out(experiment: Experiment, args: argparse.Namespace, *, kept: bool)
 
 
 def seen(job: Job) -> Part:
-    """Up to 10,000 of the images that it was trained on: what it has not learnt by heart."""
+    """Up to 10,000 of the images that it was trained on, as they are."""
     return Part(*(values[:SEEN] for values in job.cifar.train))
 
 

@@ -136,7 +136,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     onto = there if asked is None else torch.device(asked).type == "elsewhere"
     if onto and any(isinstance(leaf, torch.Generator) for leaf in leaves):
         raise RuntimeError(f"{name}: expected a generator of elsewhere, and found one of the cpu")
-    if (there and name in WAITS) or crosses(func, args, leaves, onto):
+    if (there and name in WAITS) or crosses(func, args, onto):
         waits.append(name)
     if asked is not None:
         kwargs = {**kwargs, "device": HERE}
@@ -148,7 +148,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, tree_map(_put, done))
 
 
-def crosses(func: Any, args: Any, leaves: list[Any], onto: bool) -> bool:
+def crosses(func: Any, args: Any, onto: bool) -> bool:
     """Whether an operation copies between the places, or looks for what a mask chooses."""
     name = func._schema.name
     if name == "aten::_to_copy":

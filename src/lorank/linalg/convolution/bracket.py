@@ -253,19 +253,22 @@ class _Best:
         if dropped.any():
             self.passed = max(self.passed, float(bound[dropped].max()))
         left = torch.where(~dropped)[0]
+        kept = cells.take(left)
         if len(left):
-            self._improve(cells.take(left), gram(G[left]), half)
-        if len(left) > MANY:
-            self._overtake(cells.take(left), A[left], G[left], half)
-        return cells.take(left)
+            powers = gram(G[left])
+            self._improve(kept, powers, half)
+            if len(left) > MANY:
+                self._overtake(kept, A[left], G[left], powers, half)
+        return kept
 
-    def _overtake(self, cells: _Cells, A: Tensor, G: Tensor, half: list[float]) -> None:
+    def _overtake(
+        self, cells: _Cells, A: Tensor, G: Tensor, powers: Tensor, half: list[float]
+    ) -> None:
         """Look at cells whose centres beat the best value, as long as there are any.
 
         Cells of large powers need not be these: where two peaks are nearly as high, those around
         the lower one may have more singular values beside the largest.
         """
-        powers = gram(G)
         for _ in range(LOOKS):
             best = (self.lower - self.symbol_room[cells.group]).clamp_min(0).to(A.real.dtype)
             above = torch.where(~below(A, G, best).isfinite())[0]

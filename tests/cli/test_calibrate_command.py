@@ -55,6 +55,41 @@ def test_each_step_loses_less_at_the_same_macs(lorank, ended, out):
     assert walked < 0.9 * by_data
 
 
+def read(file):
+    return library.load(file, load_model("resnet8", **OPTIONS))
+
+
+def test_factors_by_weights_have_the_ranks_by_data(lorank, ended, out):
+    fitted = lorank(*asked(ended, out)).json
+    kept = lorank(*asked(ended, out, "--factors", "weights")).json
+    named = [{r["layer"]: (r["rank"], r["layout"]) for r in a["layers"]} for a in (fitted, kept)]
+    assert named[0] == named[1]
+    cut = {r["layer"]: r for r in kept["layers"] if r["stays_dense"] is None}
+    assert cut
+    layouts = {name: row["layout"] for name, row in cut.items()}
+    dense = read(ended.folder / "dense.safetensors")
+    ranks = {name: row["rank"] for name, row in cut.items()}
+    wanted = library.fold(library.decompose(dense, ranks, layout=layouts))
+    images, _ = load_data("digits").test.__getitems__(range(20))
+    with torch.no_grad():
+        found, best = read(out).eval()(images), wanted.eval()(images)
+    torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)  # float32, a dozen layers
+
+
+def test_a_network_in_svd_form_keeps_its_own_factors_too(lorank, ended, out):
+    typed = [
+        ended.folder / "svd.safetensors" if "dense" in str(word) else word
+        for word in asked(ended, out, "--factors", "weights")
+    ]
+    answer = lorank(*typed).json
+    ranks = {r["layer"]: r["rank"] for r in answer["layers"] if r["stays_dense"] is None}
+    wanted = library.fold(library.prune(read(ended.folder / "svd.safetensors"), ranks))
+    images, _ = load_data("digits").test.__getitems__(range(20))
+    with torch.no_grad():
+        found, best = read(out).eval()(images), wanted.eval()(images)
+    torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
+
+
 def test_tries_are_kept_and_an_interrupted_search_goes_on(lorank, ended, out, monkeypatch):
     lost, place = [], out.with_name(f".{out.name}.tries.json")
     real = library.sensitivity
@@ -132,6 +167,8 @@ def test_few_inputs_are_said(lorank, ended, out):
         (("--sensitivity", "5"), "--sensitivity needs inputs: name them with --calibrate"),
         (("--samples", "5"), "--samples and --no-reconstruct are for --calibrate"),
         (("--no-reconstruct",), "--samples and --no-reconstruct are for --calibrate"),
+        (("--factors", "weights"), "--factors needs inputs that choose the ranks"),
+        (("--factors", "wights"), "unknown factors 'wights': did you mean 'weights'"),
     ],
 )
 def test_refused(refused, ended, out, more, said):

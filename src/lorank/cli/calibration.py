@@ -16,7 +16,7 @@ from lorank.cli.network import Network, fitting
 from lorank.cli.show import note
 from lorank.compression.calibrate import batch_size
 from lorank.compression.latency import device_of
-from lorank.errors import LorankError
+from lorank.errors import LorankError, unknown
 from lorank.nn.surgery import opened, select, sites
 from lorank.ranks import Spectra
 from lorank.zoo.samples import load_samples
@@ -39,6 +39,14 @@ Reconstruct = Annotated[
         help="With --calibrate: solve each layer again for what the cut layers before it give.",
     ),
 ]
+Factors = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="With --calibrate: data makes the factors, too, which is best without training; "
+        "weights truncates the weights at the ranks by data, to train on from.",
+    ),
+]
 Sensitivity = Annotated[
     int,
     typer.Option(
@@ -55,6 +63,8 @@ SAMPLES = 1000
 WALK = 512
 """Inputs of which the walk of ``--reconstruct`` makes use: more have not helped."""
 
+FACTORS = ("data", "weights")
+
 
 class Options(NamedTuple):
     """What was typed."""
@@ -64,14 +74,16 @@ class Options(NamedTuple):
     samples: int
     reconstruct: bool
     sensitivity: int
+    factors: str
 
 
 class Evidence(NamedTuple):
-    """Inputs, and what they showed."""
+    """Inputs, what they showed, and whether factors go by it, or by the weights alone."""
 
     batches: list[Any]
     calibration: lorank.Calibration
     reconstruct: bool
+    fitted: bool
 
 
 def gather(
@@ -80,13 +92,17 @@ def gather(
     """Load inputs and calibrate, where that was asked for.
 
     Raises:
-        LorankError: if the inputs cannot be loaded or do not fit.
+        LorankError: if the inputs cannot be loaded or do not fit, or an option is wrong.
     """
+    if options.factors not in FACTORS:
+        raise unknown("factors", options.factors, FACTORS)
     if options.data is None:
         if options.sensitivity:
             raise LorankError("--sensitivity needs inputs: name them with --calibrate")
         if options.samples != SAMPLES or not options.reconstruct:
             raise LorankError("--samples and --no-reconstruct are for --calibrate")
+        if options.factors != "data":
+            raise LorankError("--factors needs inputs that choose the ranks: name --calibrate")
         return None
     batches = inputs(options, model, found, options.samples)
     dense = found.model.to(target)
@@ -98,7 +114,8 @@ def gather(
             f"{calibration.samples} inputs are few for {len(short)} of {len(calibration)} layers "
             f"(such as {short[0]}), which read more entries than they saw: more give a better cut"
         )
-    return Evidence(moved, calibration, options.reconstruct)
+    fitted = options.factors == "data"
+    return Evidence(moved, calibration, options.reconstruct and fitted, fitted)
 
 
 def inputs(options: Options, model: str, found: Network, count: int) -> list[Any]:
@@ -186,7 +203,8 @@ def cut(
     )
     device = next(iter(calibration.values())).inputs.device
     dense = model.to(device)
-    low = lorank.decompose(dense, ranks, layout=layouts, calibration=calibration)
+    known = calibration if evidence.fitted else None
+    low = lorank.decompose(dense, ranks, layout=layouts, calibration=known)
     if evidence.reconstruct:
         some = limited(evidence.batches, WALK)
         low = lorank.reconstruct(low, dense, some, calibration=calibration)

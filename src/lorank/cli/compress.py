@@ -93,6 +93,7 @@ def compress(
     skip: opt.Skip = None,
     calibrate: calibration.Calibrate = None,
     samples: calibration.Samples = calibration.SAMPLES,
+    factors: calibration.Factors = "data",
     reconstruct: calibration.Reconstruct = True,
     sensitivity: calibration.Sensitivity = 0,
     recalibrate: Annotated[
@@ -129,7 +130,8 @@ def compress(
     is measured on this device, and refused before anything is cut where it cannot be had.
 
     --calibrate cuts by what unlabelled inputs show to matter, and loses a fraction of what a cut
-    by the weights alone loses.
+    by the weights alone loses. --factors weights keeps its ranks and truncates the weights: a
+    lower start, from which epochs of training led further.
 
     Examples:
       lorank compress resnet20 --weights r.th --macs 0.5 --calibrate cifar10:FOLDER -o s.safetensors
@@ -144,7 +146,7 @@ def compress(
         ran |= {"--record": record, "--bytes": memory, "--sensitivity": sensitivity}
         ran |= {"--samples": samples != calibration.SAMPLES, "--no-reconstruct": not reconstruct}
         ran |= {"--channels-last": channels_last, "--model": spec, "--option": option}
-        ran |= {"--augment": augment}
+        ran |= {"--augment": augment, "--factors": factors != "data"}
         asked = _asked(macs=macs, params=params, bytes=memory, latency=latency, rule=rule)
         settings = {"multiple": 1 if multiple is None else multiple, "layout": layout}
         compress_shards(model, output, asked, **settings, skip=skip, as_json=as_json, unused=ran)
@@ -164,7 +166,7 @@ def compress(
         setting.check(found, latency is not None)
         dense, target = found.model.to(device(where)), device(where)
         before = None if given.data is None else accuracy(dense, given.data, limit=limit)
-        asked_for = calibration.Options(calibrate, root, samples, reconstruct, sensitivity)
+        asked_for = calibration.Options(calibrate, root, samples, reconstruct, sensitivity, factors)
         evidence = calibration.gather(asked_for, model, found, target, skip)
         example = found.example()
         if example is None and evidence is not None:
@@ -251,7 +253,7 @@ def _cut(
     """Cut where it pays, and give plain layers back; what stays dense keeps its weights."""
     ranks = {row["layer"]: row["rank"] for row in rows if row["stays_dense"] is None}
     if found.layers:
-        known = None if evidence is None else evidence.calibration
+        known = evidence.calibration if evidence is not None and evidence.fitted else None
         low = lorank.prune(found.model, ranks, calibration=known)
         return lorank.fold(low.cpu(), example=example)
     if not ranks:

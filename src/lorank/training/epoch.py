@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from lorank.errors import LorankError
 from lorank.nn import Tap
 from lorank.training.invariance import invariance_of, tapped
+from lorank.training.mixup import Mixture, draw_mixture, mixed_inputs, mixed_labels
 from lorank.training.objective import CLASSES, Task, penalty_of, task_terms, teach
 from lorank.training.optimizers import rate, set_rate
 from lorank.training.recipe import Stage
@@ -66,7 +67,7 @@ def train_epoch(
         actors: see :class:`Actors`.
         batches: the prepared loader.
         augment: changes a batch at random, or ``None``.
-        generator: where augmentation draws from.
+        generator: where augmentation and mixtures draw from.
         tick: called now and then with the steps done and the loss.
 
     Raises:
@@ -81,8 +82,11 @@ def train_epoch(
             set_rate(actors.optimizer, rate(stage.optimizer, progress))
             if augment is not None:
                 images = augment(images, generator)
+            mixture = draw_mixture(len(images), stage.mixup, generator)
+            if mixture is not None:
+                images = mixed_inputs(images, mixture)
             images = laid_out(images, actors.channels_last)
-            terms = _step(stage, progress, actors, images, labels, tap)
+            terms = _step(stage, progress, actors, images, labels, mixture, tap)
             for name, value in terms.items():
                 sums[name] = sums.get(name, value.new_zeros(())) + value
             if step % CHECK_EVERY == 0 or step == steps - 1:
@@ -97,13 +101,16 @@ def _step(
     actors: Actors,
     images: Tensor,
     labels: Tensor,
-    tap: Tap | None = None,
+    mixture: Mixture | None,
+    tap: Tap | None,
 ) -> dict[str, Tensor]:
     """One step of the optimizer; returns each term, and their weighted sum as ``loss``."""
     with actors.accelerator.autocast():
         outputs = actors.prepared(images)
         taught = teach(actors.teacher, images, stage.distillation)
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    if mixture is not None:
+        labels = mixed_labels(labels, outputs, mixture)
     terms = task_terms(stage, outputs, labels, taught, actors.task)
     terms |= penalty_of(stage, actors.model, progress) | invariance_of(stage, tap, labels)
     loss = torch.stack([weight * value for weight, value in terms.values()]).sum()

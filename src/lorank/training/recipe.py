@@ -164,6 +164,8 @@ class Stage(Part):
         cut: cut at the end of the stage, or none.
         distillation: the dense network as a teacher, or none.
         label_smoothing: of the cross-entropy.
+        mixup: largest share of another sample in a sample, up to ½; the teacher is asked of the
+            mixture, too. 0 for none; also in a dense stage.
         invariance: class-wise invariance of one layer, or none; also in a dense stage.
     """
 
@@ -181,12 +183,22 @@ class Stage(Part):
     cut: Cut | None = None
     distillation: Distillation | None = None
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    mixup: float = Field(default=0.0, ge=0, le=0.5)
     invariance: Invariance | None = None
 
     @model_validator(mode="after")
     def _dense_is_plain(self) -> "Stage":
         if self.form == "dense" and (self.sparsity or self.truncation or self.cut):
             raise ValueError(f"stage {self.name!r} is dense: it has nothing to sparsify or cut")
+        return self
+
+    @model_validator(mode="after")
+    def _mixtures_have_no_class(self) -> "Stage":
+        if self.mixup and self.invariance is not None:
+            raise ValueError(
+                f"stage {self.name!r} mixes samples, which then have no class to be invariant "
+                "within: give one of mixup and invariance"
+            )
         return self
 
 

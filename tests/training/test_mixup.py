@@ -18,7 +18,7 @@ from training.conftest import Problem
 
 
 def drawn(count=6, most=0.5, seed=0):
-    return draw_mixture(count, most, torch.Generator().manual_seed(seed))
+    return draw_mixture(torch.zeros(count, 2), most, torch.Generator().manual_seed(seed))
 
 
 def test_partners_are_a_permutation_and_shares_fill_their_interval():
@@ -33,7 +33,7 @@ def test_partners_are_a_permutation_and_shares_fill_their_interval():
 def test_nothing_is_drawn_without_mixup():
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    assert draw_mixture(6, 0.0, generator) is None
+    assert draw_mixture(torch.zeros(6), 0.0, generator) is None
     assert torch.equal(generator.get_state(), before)  # old runs stay the same bits
 
 

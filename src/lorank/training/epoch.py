@@ -82,7 +82,7 @@ def train_epoch(
             set_rate(actors.optimizer, rate(stage.optimizer, progress))
             if augment is not None:
                 images = augment(images, generator)
-            mixture = draw_mixture(len(images), stage.mixup, generator)
+            mixture = draw_mixture(images, stage.mixup, generator)
             if mixture is not None:
                 images = mixed_inputs(images, mixture)
             images = laid_out(images, actors.channels_last)

@@ -15,11 +15,11 @@ class Mixture(NamedTuple):
     share: Tensor
 
 
-def draw_mixture(count: int, most: float, generator: torch.Generator) -> Mixture | None:
+def draw_mixture(inputs: Tensor, most: float, generator: torch.Generator) -> Mixture | None:
     """Draw partners by a permutation of the batch, and shares uniform in ``[0, most]``.
 
     Args:
-        count: samples of the batch.
+        inputs: the batch ``(N, …)``; the mixture lies where it does.
         most: largest share; 0 gives ``None``. At ½ the pairs are those of the published method with
             its Beta(1, 1), since either of the two may be called the other one.
         generator: where both are drawn.
@@ -27,15 +27,16 @@ def draw_mixture(count: int, most: float, generator: torch.Generator) -> Mixture
     Source: Zhang, Cissé, Dauphin and Lopez-Paz, mixup: Beyond Empirical Risk Minimization, 2018.
 
     Example:
-        >>> drawn = draw_mixture(4, 0.5, torch.Generator().manual_seed(0))
+        >>> drawn = draw_mixture(torch.zeros(4), 0.5, torch.Generator().manual_seed(0))
         >>> sorted(drawn.partner.tolist()), bool((drawn.share <= 0.5).all())
         ([0, 1, 2, 3], True)
     """
     if not most:
         return None
-    device = generator.device
+    count, device = len(inputs), generator.device
     partner = torch.randperm(count, generator=generator, device=device)
-    return Mixture(partner, most * torch.rand(count, generator=generator, device=device))
+    share = most * torch.rand(count, generator=generator, device=device)
+    return Mixture(partner.to(inputs.device), share.to(inputs.device))
 
 
 def mixed_inputs(inputs: Tensor, mixture: Mixture) -> Tensor:
@@ -53,9 +54,8 @@ def mixed_inputs(inputs: Tensor, mixture: Mixture) -> Tensor:
         raise LorankError(
             f"mixup averages inputs, which takes floating-point numbers, found {inputs.dtype}"
         )
-    partner, share = (t.to(inputs.device) for t in mixture)
-    share = share.to(inputs.dtype).view(-1, *[1] * (inputs.ndim - 1))
-    return torch.lerp(inputs, inputs[partner], share)
+    share = mixture.share.to(inputs.dtype).view(-1, *[1] * (inputs.ndim - 1))
+    return torch.lerp(inputs, inputs[mixture.partner], share)
 
 
 def mixed_labels(labels: Tensor, outputs: Tensor, mixture: Mixture) -> Tensor:
@@ -65,7 +65,7 @@ def mixed_labels(labels: Tensor, outputs: Tensor, mixture: Mixture) -> Tensor:
 
     Args:
         labels: classes, whole numbers (N,).
-        outputs: the network's answers (N, classes), whose type and device the result has.
+        outputs: the network's answers (N, classes), whose dtype the result has.
         mixture: of the inputs.
 
     Raises:
@@ -82,8 +82,7 @@ def mixed_labels(labels: Tensor, outputs: Tensor, mixture: Mixture) -> Tensor:
             "mixup takes labels that are whole numbers of classes, one a sample, found "
             f"{labels.dtype} of shape {tuple(labels.shape)}"
         )
-    partner, share = (t.to(outputs.device) for t in mixture)
-    share = share.to(outputs.dtype)[:, None]
+    partner, share = mixture.partner, mixture.share.to(outputs.dtype)[:, None]
     own = labels.long()[:, None]
     found = torch.zeros_like(outputs)
     try:

@@ -72,6 +72,15 @@ def fitted(job, folder):
     return fit(job, method_of(job), folder / "run", folder / "teachers", compiled=False)
 
 
+def settled(network):
+    """With BatchNorm statistics that are not the fresh ones."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 2.0)
+    return network
+
+
 def share_of(job, model):
     return lorank.cost(model.eval(), job.example).macs / lorank.cost(job.dense, job.example).macs
 
@@ -224,6 +233,66 @@ def test_every_base_of_the_plan_is_an_experiment_of_it():
 
     rows = experiments()
     assert {row.base for row in rows if row.base} <= {row.name for row in rows}
+
+
+def test_published_networks_of_another_repository_are_read_under_the_zoos_names(
+    tmp_path, monkeypatch
+):
+    from cifar10.published import pretrained
+    from cifar10.teachers import merged
+
+    monkeypatch.setenv("LORANK_DATA", str(tmp_path))
+    torch.manual_seed(0)
+    own = settled(load_model("resnet20", shortcut="B")).state_dict()
+    names = {n: n.replace(".shortcut.", ".downsample.").replace("linear.", "fc.") for n in own}
+    folder = tmp_path / "pytorch_cifar_models"
+    folder.mkdir()
+    torch.save({names[n]: value for n, value in own.items()}, folder / "cifar10_resnet20.pth")
+    found = pretrained("resnet20-b")
+    assert sum(n != names[n] for n in own) > 10
+    assert not found.training
+    assert all(torch.equal(value, own[n]) for n, value in found.network.state_dict().items())
+    found = found.double()
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    before = found(images)
+    fused = merged(found)
+    assert sum(isinstance(m, torch.nn.Identity) for m in fused.modules()) >= 19
+    torch.testing.assert_close(fused(images), before, rtol=1e-10, atol=1e-10)
+
+
+def test_networks_standardised_otherwise_see_the_pixels_that_they_were_trained_on():
+    from cifar10.published import Restandardised
+    from lorank.zoo.cifar import MEAN, STD
+
+    def standardised(pixels, mean, std):
+        return (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    pixels = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = Restandardised(torch.nn.Identity(), mean, std)(standardised(pixels, MEAN, STD))
+    # Some five roundings of values up to (1 − mean) / std < 4.
+    eps = torch.finfo(torch.float32).eps
+    torch.testing.assert_close(found, standardised(pixels, mean, std), rtol=0, atol=5 * 4 * eps)
+
+
+def test_a_published_network_whose_file_is_missing_is_named(tmp_path, monkeypatch):
+    from cifar10.published import pretrained
+
+    monkeypatch.setenv("LORANK_DATA", str(tmp_path))
+    with pytest.raises(LorankError, match=r"no weights file .*cifar10_resnet20\.pth"):
+        pretrained("resnet20-b")
+    with pytest.raises(LorankError, match="published network"):
+        pretrained("resnet21-b")
+
+
+def test_every_teacher_and_published_start_of_the_plan_is_known():
+    from cifar10.plan import experiments
+    from cifar10.published import PUBLISHED
+
+    rows = experiments()
+    teachers = {row.schedule.teacher for row in rows if row.schedule.teacher}
+    assert {name for names in teachers for name in names.split("+")} <= PUBLISHED.keys()
+    assert {row.network for row in rows if row.network.endswith("-b")} <= PUBLISHED.keys()
 
 
 @pytest.mark.parametrize("use", ["truncation", "trp", "tucker", "pat"])

@@ -33,7 +33,7 @@ from cifar10.data import Cifar, Part
 from cifar10.job import Job
 from cifar10.methods.trp import TRP
 from cifar10.plan import Experiment, Schedule
-from cifar10.teachers import pretrained
+from cifar10.published import pretrained
 from lorank.atomic import replacing
 from record import arguments, record
 

@@ -20,7 +20,7 @@ class Schedule(Part):
         batch: images a step.
         optimizer: of all weights; its rate follows the share of all epochs done.
         distillation: share and temperature of the teacher, or none.
-        teacher: networks of the zoo joined by ``+``; the mean of their logits teaches.
+        teacher: published networks joined by ``+``; the mean of their logits teaches.
         views: how many augmented copies of the training images there are; epochs take turns, and
             what the teacher says of a copy is asked once and kept.
         mix: largest share of another image in an image (mixup); 0 for none.

@@ -34,8 +34,8 @@ from cifar10.job import Job
 from cifar10.loop import STATE, fit, judge
 from cifar10.methods import METHODS
 from cifar10.plan import FILE, Experiment, experiments
+from cifar10.published import PUBLISHED, pretrained
 from cifar10.rows import ROWS, add, command, rows
-from cifar10.teachers import pretrained
 from lorank.errors import unknown
 from lorank.zoo import load_model
 
@@ -67,7 +67,7 @@ def started(experiment: Experiment, runs: Path) -> nn.Module:
         if not path.exists():
             sys.exit(f"{experiment.name} starts from {experiment.base}: run that first, --again")
         return load_model(experiment.network, weights=path)
-    known = experiment.network in ("resnet20", "resnet32", "resnet44", "resnet56")
+    known = experiment.network in PUBLISHED
     return pretrained(experiment.network) if known else load_model(experiment.network)
 
 

@@ -8,23 +8,17 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cifar10.data import Cifar, seen_images, to, view
+from cifar10.published import pretrained
 from lorank.atomic import replacing
-from lorank.zoo import load_model
-from record import data_folder
 
 BATCH = 500
-
-
-def pretrained(name: str) -> nn.Module:
-    """A published network of the real data's folder, in evaluation mode."""
-    return load_model(name, weights=data_folder() / f"resnet_cifar10/{name}.safetensors").eval()
 
 
 class Teachers:
     """The mean of some networks' logits on all training images, view by view.
 
     Args:
-        names: of the zoo, joined by ``+``.
+        names: of published networks, joined by ``+``.
         cifar: the data, on the device where teachers run.
         mix: of the views.
         folder: where the answers are kept.
@@ -78,8 +72,9 @@ def merged(network: nn.Module) -> nn.Module:
     table = dict(network.named_modules())
     for name, module in table.items():
         norm = name.replace("conv", "bn")
-        if isinstance(module, nn.Conv2d) and norm in table:
-            _put(network, name, fuse_conv_bn_eval(module, table[norm]))
+        found = table.get(norm)
+        if isinstance(module, nn.Conv2d) and isinstance(found, nn.BatchNorm2d):
+            _put(network, name, fuse_conv_bn_eval(module, found))
             _put(network, norm, nn.Identity())
     return network
 

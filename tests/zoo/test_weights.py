@@ -126,3 +126,32 @@ def test_foreign_files(net, told, tmp_path, suffix):
     path = tmp_path / f"w{suffix}"
     path.write_text("<html>not found</html>\n" * 20)
     assert told(load_weights, net, path).startswith(str(path))
+
+
+def test_names_are_renamed_after_the_prefixes(net, state, tmp_path):
+    theirs = {
+        "module." + k.replace("1.", "norm.").replace("0.", "fc."): v for k, v in state.items()
+    }
+    torch.save(theirs, tmp_path / "w.pt")
+    load_weights(net, tmp_path / "w.pt", rename={"fc.": "0.", "norm.": "1."})
+    for name, value in state.items():
+        assert torch.equal(net.state_dict()[name], value)
+
+
+def test_renaming_that_gives_one_name_twice_is_refused(net, state, told, tmp_path):
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    path = tmp_path / "w.pt"
+    torch.save({**state, "fc.weight": state["0.weight"]}, path)
+    said = told(load_weights, net, path, rename={"fc.": "0."})
+    assert said == (
+        f"every tensor needs a name of its own, but renaming the entries of {path} makes "
+        "0.weight of both 0.weight and fc.weight"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_names_that_renaming_misses_are_told_as_they_are(net, state, told, tmp_path):
+    torch.save(state, tmp_path / "w.pt")
+    said = told(load_weights, net, tmp_path / "w.pt", rename={"0.": "fc."})
+    assert "2 missing (0.weight, 0.bias)" in said
+    assert "2 unexpected (fc.weight, fc.bias)" in said

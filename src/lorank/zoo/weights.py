@@ -1,5 +1,6 @@
 """Weights from a file into a model, without ever running code that a file may hold."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ WRAPPERS = ("state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 
 
-def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(
+    model: nn.Module, path: str | Path, *, rename: Mapping[str, str] | None = None
+) -> nn.Module:
     """Put the weights of a file into ``model``, in place; every name and shape must agree.
 
     A ``.safetensors`` file holds the tensors of ``model.state_dict()`` by name. A ``.pt``,
@@ -28,13 +31,16 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     Args:
         model: the network to fill.
         path: the file.
+        rename: what to write in place of parts of the file's names, after the prefixes are gone:
+            ``{"fc.": "linear."}`` makes ``linear.weight`` of ``fc.weight``. All of them are
+            applied, in turn, wherever a name holds them.
 
     Returns:
         The same ``model``.
 
     Raises:
         LorankError: if the file is missing, damaged, of another kind, holds code, or does not
-            fit the model.
+            fit the model, or if renaming gives two tensors one name.
 
     Example:
         >>> import os, tempfile
@@ -44,7 +50,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         Linear(in_features=2, out_features=1, bias=True)
     """
     path = Path(path)
-    state = _plain(_read(path), path)
+    state = _renamed(_plain(_read(path), path), rename or {}, path)
     _check(model.state_dict(), state, path)
     model.load_state_dict(state)
     return model
@@ -97,6 +103,21 @@ def _plain(state: Any, path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return dict(state)  # a plain dict: torch then fills in counters that old files lack
+
+
+def _renamed(state: dict[str, Tensor], parts: Mapping[str, str], path: Path) -> dict[str, Tensor]:
+    found: dict[str, tuple[str, Tensor]] = {}
+    for old, value in state.items():
+        name = old
+        for theirs, ours in parts.items():
+            name = name.replace(theirs, ours)
+        if name in found:
+            raise LorankError(
+                f"every tensor needs a name of its own, but renaming the entries of {path} makes "
+                f"{name} of both {found[name][0]} and {old}"
+            )
+        found[name] = (old, value)
+    return {name: value for name, (_, value) in found.items()}
 
 
 def _check(wanted: dict[str, Any], given: dict[str, Tensor], path: Path) -> None:

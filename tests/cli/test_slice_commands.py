@@ -158,6 +158,18 @@ def test_what_cannot_be_used_is_said_in_one_sentence(run, scan, refused, tmp_pat
         assert "'offset_net' cannot be made" in refused(*words)
 
 
+def test_a_refused_run_leaves_the_folder_as_it_was(refused, tmp_path):
+    refused("slice", "train", tmp_path / "none.csv", "--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").touch()
+    for name in ("old", "full"):
+        refused("slice", "train", tmp_path / "none.csv", "--out", tmp_path / name)
+        assert (tmp_path / name).is_dir()
+    assert (tmp_path / "full" / "note").is_file()
+
+
 def test_another_view_in_a_run_s_folder_is_refused(run, refused):
     folder, _, command = run
     words = [str(word) for word in command]

@@ -1,5 +1,7 @@
 """``lorank slice train``: a finder from scans with a known slice."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,15 +86,21 @@ def train(
         torch.manual_seed(seed)
         finder = new_finder(backbone, view, weights=weights, **pairs(option))
         plan = recipe(epochs=epochs, tune=tune, macs=budget, lr=lr, seed=seed)
-        folder = _folder(out)
-        cases = read_cases(data, view, seed=seed, cache=folder / CACHE)
-        try:
-            trained, result = train_finder(
-                finder, cases, folder, plan, per_scan=windows, fresh=fresh, origin=origin(context)
-            )
-        except KeyboardInterrupt:
-            say("stopped: the same command goes on from the last whole epoch")
-            raise
+        with _folder(out) as folder:
+            cases = read_cases(data, view, seed=seed, cache=folder / CACHE)
+            try:
+                trained, result = train_finder(
+                    finder,
+                    cases,
+                    folder,
+                    plan,
+                    per_scan=windows,
+                    fresh=fresh,
+                    origin=origin(context),
+                )
+            except KeyboardInterrupt:
+                say("stopped: the same command goes on from the last whole epoch")
+                raise
     if trained.confidence is None:
         note("fewer than 10 scans for validation: predictions come without a confidence")
     kept, dense = result.cost, result.dense_cost
@@ -113,12 +121,21 @@ def train(
     return show_json(answer) if as_json else _show(answer)
 
 
-def _folder(out: Path) -> Path:
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """The run's folder; one that was made for it goes where nothing came to be written."""
+    new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LorankError(f"a run needs a folder, and {out} cannot be one: {error}") from None
-    return out
+    try:
+        yield out
+    except BaseException:
+        if new:
+            with suppress(OSError):  # it holds something
+                out.rmdir()
+        raise
 
 
 def _show(answer: dict[str, Any]) -> None:

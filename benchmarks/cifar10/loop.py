@@ -132,7 +132,7 @@ def task_loss(
     if answers is None or schedule.distillation is None:
         return task
     told = schedule.distillation
-    learnt = distillation_loss(outputs, answers[places], told.temperature)
+    learnt = distillation_loss(outputs, answers[places], told.temperature, others=told.others)
     return torch.lerp(task, learnt, told.weight)
 
 

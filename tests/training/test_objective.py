@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 import lorank
+from lorank.errors import LorankError
 from lorank.training.objective import distillation_loss, penalty_of, ramped, task_terms
 from lorank.training.recipe import Distillation, Stage
 
@@ -21,6 +22,69 @@ def test_distillation_is_the_divergence_of_softened_softmaxes():
     expected = T**2 * (p * (p / q).log()).sum(-1).mean()
     assert distillation_loss(student, teacher, T).item() == pytest.approx(expected.item(), rel=1e-5)
     assert distillation_loss(teacher, teacher, T).item() == pytest.approx(0, abs=1e-6)
+
+
+def by_class(student, teacher, T, others):
+    """Decoupled distillation of one sample, from probabilities, class by class."""
+    p, q = (teacher / T).softmax(-1), (student / T).softmax(-1)
+    first = int(p.argmax())
+    rest = [c for c in range(len(p)) if c != first]
+    two = sum(
+        a * (a / b).log()
+        for a, b in ((p[first], q[first]), (1 - p[first], sum(q[c] for c in rest)))
+    )
+    inner = sum(
+        p[c] / (1 - p[first]) * (p[c] / (1 - p[first]) / (q[c] / sum(q[d] for d in rest))).log()
+        for c in rest
+    )
+    return T**2 * (two + (1 - p[first] if others is None else others) * inner)
+
+
+@pytest.mark.parametrize("others", [None, 0.0, 0.5, 2.0])
+def test_decoupled_distillation_weighs_the_classes_that_are_not_first(others):
+    torch.manual_seed(0)
+    student, teacher = 3 * torch.randn(2, 6, 5)
+    expected = sum(
+        by_class(s.double(), t.double(), 4.0, others) for s, t in zip(student, teacher, strict=True)
+    )
+    found = distillation_loss(student, teacher, 4.0, others=others)
+    assert found.item() == pytest.approx(expected.item() / len(student), rel=1e-5)
+
+
+def test_decoupled_distillation_is_zero_at_the_teacher_and_bears_a_sure_one():
+    teacher = torch.tensor([[300.0, 0.0, -5.0], [0.0, 1.0, 300.0]])
+    student = teacher.clone().requires_grad_()
+    loss = distillation_loss(student, teacher, 1.0, others=2.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert student.grad.abs().max() < 1e-6
+    wrong = torch.zeros(2, 3, requires_grad=True)
+    distillation_loss(wrong, teacher, 1.0, others=2.0).backward()
+    # The plain divergence has forgotten which of the others the teacher likes better.
+    assert (wrong.grad[0, 1] - wrong.grad[0, 2]).abs() > 0.1
+    plain = torch.zeros(2, 3, requires_grad=True)
+    distillation_loss(plain, teacher, 1.0).backward()
+    assert (plain.grad[0, 1] - plain.grad[0, 2]).abs() < 1e-6
+
+
+def test_one_class_has_no_others():
+    one = torch.zeros(3, 1)
+    with pytest.raises(LorankError, match=r"at least two classes, found .* \(3, 1\)$"):
+        distillation_loss(one, one, 1.0, others=2.0)
+    assert distillation_loss(one, one, 1.0).item() == 0
+
+
+def test_a_recipe_weighs_the_others_by_its_distillation():
+    torch.manual_seed(0)
+    outputs, taught, labels = torch.randn(4, 3), 3 * torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    how = Distillation(weight=0.5, temperature=2.0, others=1.5)
+    stage = Stage(name="a", epochs=1, distillation=how)
+    found = task_terms(stage, outputs, labels, taught)["distillation"][1]
+    assert torch.equal(found, distillation_loss(outputs, taught, 2.0, others=1.5))
+    assert not torch.isclose(found, distillation_loss(outputs, taught, 2.0))
+    for bad in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="others"):
+            Distillation(others=bad)
 
 
 def test_the_teacher_takes_its_share_of_the_loss():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorank.errors import LorankError
 from lorank.nn import Factored
 from lorank.training.penalty import penalty_terms
 from lorank.training.recipe import Distillation, Stage
@@ -22,19 +23,69 @@ def ramped(stage: Stage, progress: float) -> float:
     return stage.sparsity * (1.0 if progress >= stage.ramp else progress / stage.ramp)
 
 
-def distillation_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def distillation_loss(
+    outputs: Tensor, taught: Tensor, temperature: float, *, others: float | None = None
+) -> Tensor:
     """``T²·KL(softmax(teacher / T) ‖ softmax(student / T))``, a mean over the batch.
 
-    Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+    With ``p`` the teacher's largest probability, at this temperature, it is the sum of two: the
+    divergence of that class against all others together, and ``1 − p`` times that of the two
+    distributions over the others. A sure teacher leaves next to nothing of the second; ``others``
+    is a constant in place of ``1 − p``: decoupled distillation.
+
+    Args:
+        outputs: scores of the student (N, …, classes).
+        taught: scores of the teacher, likewise.
+        temperature: T, of both softmaxes.
+        others: weight of the distribution over the other classes, or none for ``1 − p``.
+
+    Raises:
+        LorankError: if there are other classes to weigh and fewer than two classes.
+
+    Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015; Zhao, Cui,
+    Song, Qiu and Liang, Decoupled Knowledge Distillation, 2022, where the class is the label.
 
     Example:
         >>> distillation_loss(torch.zeros(1, 3), torch.zeros(1, 3), 4.0).item()
         0.0
+        >>> sure = torch.tensor([[20.0, 0.0, 4.0]])
+        >>> doubt = torch.tensor([[20.0, 4.0, 0.0]])
+        >>> [round(distillation_loss(sure, doubt, 4.0, others=w).item(), 3) for w in (None, 2.0)]
+        [0.181, 14.788]
     """
-    student = F.log_softmax(outputs.float() / temperature, dim=-1)
-    teacher = F.log_softmax(taught.float() / temperature, dim=-1)
-    loss = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-    return temperature**2 * loss
+    student, teacher = outputs.float() / temperature, taught.float() / temperature
+    if others is None:
+        return temperature**2 * _divergence(student, teacher)
+    if outputs.shape[-1] < 2:
+        raise LorankError(
+            "distillation that weighs other classes takes at least two classes, found "
+            f"outputs of shape {tuple(outputs.shape)}"
+        )
+    first = teacher.argmax(-1, keepdim=True)
+    student, teacher = (_rolled(scores, first) for scores in (student, teacher))
+    two = _divergence(_first_or_not(student), _first_or_not(teacher))
+    rest = _divergence(student[..., 1:], teacher[..., 1:])
+    return temperature**2 * (two + others * rest)
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """``KL(softmax(teacher) ‖ softmax(student))`` of scores."""
+    student, teacher = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def _rolled(scores: Tensor, first: Tensor) -> Tensor:
+    """The scores from a class on, round to the one before it.
+
+    Not by a mask: how many it leaves would have to be asked of a GPU in every step.
+    """
+    classes = scores.shape[-1]
+    return scores.gather(-1, (first + torch.arange(classes, device=scores.device)) % classes)
+
+
+def _first_or_not(scores: Tensor) -> Tensor:
+    """Scores of two outcomes, the first class and any other; the softmax adds the others up."""
+    return torch.stack((scores[..., 0], scores[..., 1:].logsumexp(-1)), -1)
 
 
 class Task(NamedTuple):
@@ -53,7 +104,9 @@ class Task(NamedTuple):
 
 CLASSES = Task(
     lambda stage, out, labels: F.cross_entropy(out, labels, label_smoothing=stage.label_smoothing),
-    lambda how, outputs, taught: distillation_loss(outputs, taught, how.temperature),
+    lambda how, outputs, taught: distillation_loss(
+        outputs, taught, how.temperature, others=how.others
+    ),
     lambda outputs, labels: outputs.argmax(-1) == labels,
 )
 """Classification: cross-entropy, and the class of the largest output."""

@@ -120,10 +120,13 @@ class Distillation(Part):
     Attributes:
         weight: share of the loss that the teacher has.
         temperature: of both softmaxes.
+        others: weight of what the teacher says of the classes that are not its first, among
+            themselves; none for what it leaves them, as plain distillation has it.
     """
 
     weight: float = Field(default=0.5, gt=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
+    others: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class Invariance(Part):

@@ -9,7 +9,7 @@ from torch import nn
 
 import lorank
 from elsewhere.device import waits
-from lorank.training.recipe import Optimizer
+from lorank.training.recipe import Distillation, Optimizer
 from test_cifar10_benchmark import BENCHMARKS, OURS, RIVALS, fitted, job_of, method_of, share_of
 
 
@@ -97,16 +97,20 @@ def test_no_step_waits_for_the_device(use, options, optimizer, resumed, there, t
     from cifar10.data import to, view
 
     job = moved(job_of(use, budget=0.5, **options), there)
-    change = {"optimizer": Optimizer(name=optimizer, lr=0.001, clip=1.0)}
+    change = {
+        "optimizer": Optimizer(name=optimizer, lr=0.001, clip=1.0),
+        "distillation": Distillation(others=2.0),
+    }
     job = with_schedule(job, **change)
     method = method_of(job)
     model, stepped, progress = loop._started(job, method, tmp_path)
     seen = to(view(0, 0.0), there)
+    answers = torch.randn(len(job.cifar.whole.labels), 10).to(there)
 
     def waited(batch):
         now = with_schedule(job, batch=batch)
         waits.clear()
-        loop._epoch(now, method, model, stepped, 1, (seen, None), False)
+        loop._epoch(now, method, model, stepped, 1, (seen, answers), False)
         return len(waits)
 
     waited(12)  # what is made once

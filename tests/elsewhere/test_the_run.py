@@ -17,6 +17,7 @@ RECIPES = {
     "muon": [f"stages.{i}.optimizer.name=muon" for i in range(3)],
     "calibrated": ["stages.1.cut.calibration=4", "stages.2.label_smoothing=0.1"],
     "mixed": [f"stages.{i}.mixup=0.5" for i in range(3)],
+    "taught": [f"stages.{i}.distillation.others=2" for i in (1, 2)],
     "bounded": ["stages.1.operator_norm=0.01", "recalibrate=4"],
     "under autocast": ["precision=bf16"],  # which leaves float64 as it is: that it runs
 }

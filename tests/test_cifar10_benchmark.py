@@ -285,6 +285,54 @@ def test_a_published_network_whose_file_is_missing_is_named(tmp_path, monkeypatc
         pretrained("resnet21-b")
 
 
+def part_of(job, some):
+    """The job, trained on some of its images and judged on the others."""
+    from cifar10.data import Part
+
+    whole = job.cifar.whole
+    others = torch.tensor([p for p in range(IMAGES) if p not in some.tolist()])
+    train, judge = (Part(*(t[places] for t in whole)) for places in (some, others))
+    return dataclasses.replace(job, cifar=job.cifar._replace(train=train, judge=judge))
+
+
+def test_images_are_mixed_with_images_that_are_trained_on_alone():
+    from cifar10.data import seen_images, view
+
+    job = part_of(job_of("dense"), torch.arange(0, IMAGES, 3))
+    train = job.cifar.train
+    seen = [view(number, 0.5, train.places) for number in range(3)]
+    for one in seen:
+        assert sorted(one.partner[train.places].tolist()) == train.places.tolist()
+    assert not torch.equal(seen[0].partner, seen[1].partner)
+    before = seen_images(job.cifar, train.places, seen[0])
+    job.cifar.padded[job.cifar.judge.places] = 0
+    assert torch.equal(seen_images(job.cifar, train.places, seen[0]), before)
+    whole = view(0, 0.5, torch.arange(IMAGES), IMAGES)
+    assert sorted(whole.partner.tolist()) == list(range(IMAGES))
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.5])
+def test_a_teachers_answers_on_mixed_images_belong_to_the_part(mix, tmp_path, monkeypatch):
+    from cifar10 import teachers
+    from cifar10.data import seen_images, view
+
+    torch.manual_seed(0)
+    network = load_model("resnet8").eval()
+    monkeypatch.setattr(teachers, "pretrained", lambda _: network)
+    files = []
+    for some in (torch.arange(0, IMAGES, 3), torch.arange(1, IMAGES, 3), torch.arange(IMAGES)):
+        job = part_of(job_of("dense"), some) if len(some) < IMAGES else job_of("dense")
+        said = teachers.Teachers("resnet8", job.cifar, mix, tmp_path)(0)
+        with torch.no_grad():
+            asked = network(seen_images(job.cifar, some, view(0, mix, some)))
+        assert said.shape == (IMAGES, 10)
+        torch.testing.assert_close(said[some], asked.half().float(), rtol=2e-3, atol=2e-3)
+        elsewhere = torch.ones(IMAGES, dtype=torch.bool).index_fill(0, some, False)
+        assert bool(said[elsewhere].isnan().all()) is bool(mix) or len(some) == IMAGES
+        files.append(len(list(tmp_path.iterdir())))
+    assert files == ([1, 2, 3] if mix else [1, 1, 1])
+
+
 def test_every_teacher_and_published_start_of_the_plan_is_known():
     from cifar10.plan import experiments
     from cifar10.published import PUBLISHED

@@ -75,14 +75,19 @@ def _some(part: Part, places: Tensor) -> Part:
     return Part(*(t[places] for t in part))
 
 
-def view(number: int, mix: float, count: int = 50000) -> View:
-    """Draw the numbered view of all training images."""
+def view(number: int, mix: float, places: Tensor, count: int = 50000) -> View:
+    """Draw the numbered view of all training images.
+
+    Partners are drawn among the images at ``places``, those that are trained on: any other one,
+    with its label, would be one more to learn from, or one that is judged by.
+    """
     generator = torch.Generator().manual_seed(7919 * number + 1)
     top, left = torch.randint(2 * PAD + 1, (2, count), generator=generator)
     mirror = torch.randint(2, (count,), generator=generator).bool()
     if not mix:
         return View(top, left, mirror, None, None)
-    partner = torch.randperm(count, generator=generator)
+    places, partner = places.cpu(), torch.arange(count)
+    partner[places] = places[torch.randperm(len(places), generator=generator)]
     share = mix * torch.rand(count, generator=generator)
     return View(top, left, mirror, partner, share)
 

@@ -61,9 +61,10 @@ def fit(
 
 def _taught(answers: Teachers, schedule: Schedule, epoch: int) -> tuple[View, Tensor | None]:
     number = epoch % schedule.views
-    device = answers.cifar.padded.device
+    cifar = answers.cifar
     said = answers(number) if schedule.distillation is not None else None
-    return to(view(number, schedule.mix), device), said
+    seen = view(number, schedule.mix, cifar.train.places)
+    return to(seen, cifar.padded.device), said
 
 
 def _epoch(

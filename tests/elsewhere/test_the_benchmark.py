@@ -104,7 +104,7 @@ def test_no_step_waits_for_the_device(use, options, optimizer, resumed, there, t
     job = with_schedule(job, **change)
     method = method_of(job)
     model, stepped, progress = loop._started(job, method, tmp_path)
-    seen = to(view(0, 0.0), there)
+    seen = to(view(0, 0.0, job.cifar.train.places), there)
     answers = torch.randn(len(job.cifar.whole.labels), 10).to(there)
 
     def waited(batch):

@@ -19,7 +19,7 @@ class Schedule(Part):
         epochs: passes over the training images.
         batch: images a step.
         optimizer: of all weights; its rate follows the share of all epochs done.
-        distillation: share and temperature of the teacher, or none.
+        distillation: share, temperature and weight of other classes of the teacher, or none.
         teacher: published networks joined by ``+``; the mean of their logits teaches.
         views: how many augmented copies of the training images there are; epochs take turns, and
             what the teacher says of a copy is asked once and kept.

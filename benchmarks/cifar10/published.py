@@ -17,22 +17,22 @@ RENAMED = {".downsample.": ".shortcut.", "fc.": "linear."}
 
 
 class Published(NamedTuple):
-    """A network of the zoo, its file in the data's folder, and how it takes images."""
+    """A network of the zoo, its file, and whether it standardises images in its own way."""
 
     model: str
     shortcut: str
     file: str
-    standardised: bool
+    own: bool
 
 
 PUBLISHED = {
     f"resnet{depth}": Published(
-        f"resnet{depth}", "A", f"resnet_cifar10/resnet{depth}.safetensors", True
+        f"resnet{depth}", "A", f"resnet_cifar10/resnet{depth}.safetensors", False
     )
     for depth in DEPTHS
 } | {
     f"resnet{depth}-b": Published(
-        f"resnet{depth}", "B", f"pytorch_cifar_models/cifar10_resnet{depth}.pth", False
+        f"resnet{depth}", "B", f"pytorch_cifar_models/cifar10_resnet{depth}.pth", True
     )
     for depth in DEPTHS
 }
@@ -74,8 +74,8 @@ def pretrained(name: str) -> nn.Module:
     if name not in PUBLISHED:
         raise unknown("published network", name, PUBLISHED)
     found = PUBLISHED[name]
-    path = data_folder() / found.file
-    if found.standardised:
-        return load_model(found.model, weights=path).eval()
     model = load_model(found.model, shortcut=found.shortcut)
-    return Restandardised(load_weights(model, path, rename=RENAMED), OTHER_MEAN, OTHER_STD).eval()
+    load_weights(model, data_folder() / found.file, rename=RENAMED)
+    if found.own:
+        return Restandardised(model, OTHER_MEAN, OTHER_STD).eval()
+    return model.eval()

@@ -77,17 +77,56 @@ def test_factors_by_weights_have_the_ranks_by_data(lorank, ended, out):
 
 
 def test_a_network_in_svd_form_keeps_its_own_factors_too(lorank, ended, out):
-    typed = [
-        ended.folder / "svd.safetensors" if "dense" in str(word) else word
-        for word in asked(ended, out, "--factors", "weights")
-    ]
-    answer = lorank(*typed).json
-    ranks = {r["layer"]: r["rank"] for r in answer["layers"] if r["stays_dense"] is None}
-    wanted = library.fold(library.prune(read(ended.folder / "svd.safetensors"), ranks))
+    held = ended.folder / "svd.safetensors"
+    swapped = {str(ended.folder / "dense.safetensors"): held, "0.5": "0.3"}
     images, _ = load_data("digits").test.__getitems__(range(20))
+    answers = {}
+    for factors in ("data", "weights"):
+        typed = asked(ended, out, "--factors", factors)
+        answer = lorank(*(swapped.get(str(word), word) for word in typed)).json
+        ranks = {r["layer"]: r["rank"] for r in answer["layers"] if r["stays_dense"] is None}
+        with torch.no_grad():
+            answers[factors] = read(out).eval()(images)
+    before = {name: layer.rank for name, layer in factored(read(held))}
+    assert any(rank < before[name] for name, rank in ranks.items())
     with torch.no_grad():
-        found, best = read(out).eval()(images), wanted.eval()(images)
-    torch.testing.assert_close(found, best, rtol=1e-4, atol=1e-4)
+        best = library.fold(library.prune(read(held), ranks)).eval()(images)
+    near = {"rtol": 1e-4, "atol": 1e-4}  # float32, a dozen layers
+    torch.testing.assert_close(answers["weights"], best, **near)
+    assert not torch.allclose(answers["data"], best, **near)
+
+
+def factored(model):
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, library.nn.Factored)]
+
+
+def test_energies_are_those_of_the_factors_that_are_written(lorank, ended, out):
+    dense = read(ended.folder / "dense.safetensors")
+    for factors, alike in (("weights", True), ("data", False)):
+        answer = lorank(*asked(ended, out, "--factors", factors)).json
+        assert answer["factors"] == factors
+        rows = [r for r in answer["layers"] if r["stays_dense"] is None]
+        found = library.measure(dense, layout={r["layer"]: r["layout"] for r in answer["layers"]})
+        kept = []
+        for row in rows:
+            energies = found[row["layer"]].values.flatten().double() ** 2
+            kept.append(float(energies[: row["rank"]].sum() / energies.sum()))
+        same = [
+            row["energy"] == pytest.approx(k, rel=1e-4) for row, k in zip(rows, kept, strict=True)
+        ]
+        assert all(same) if alike else not any(same)
+
+
+def test_options_that_do_not_fit_are_refused_before_anything_is_loaded(refused, tmp_path):
+    given = (
+        "compress",
+        tmp_path / "none.safetensors",
+        "--macs",
+        "0.5",
+        "-o",
+        tmp_path / "o.safetensors",
+    )
+    assert "unknown factors" in refused(*given, "--calibrate", "digits", "--factors", "wights")
 
 
 def test_tries_are_kept_and_an_interrupted_search_goes_on(lorank, ended, out, monkeypatch):

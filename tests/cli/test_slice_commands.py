@@ -161,6 +161,10 @@ def test_what_cannot_be_used_is_said_in_one_sentence(run, scan, refused, tmp_pat
 def test_a_refused_run_leaves_the_folder_as_it_was(refused, tmp_path):
     refused("slice", "train", tmp_path / "none.csv", "--out", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    refused("slice", "train", tmp_path / "none.csv", "--out", tmp_path / "old/new/a")
+    assert not (tmp_path / "old").exists()
+    said = refused("slice", "train", tmp_path / "none.csv", "--out", tmp_path / ("a" * 300))
+    assert "a run needs a folder" in said
     (tmp_path / "old").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").touch()

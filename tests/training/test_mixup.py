@@ -1,5 +1,7 @@
 """Mixed samples: the loss is both labels' own, and the teacher is asked of the mixture."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,6 +146,36 @@ def test_a_run_with_mixtures_learns_and_is_the_same_bits_again(net, problem, tmp
     answers = [r.model.eval()(x) for r in (first, again, plain)]
     assert torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[0], answers[2])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "found"), [((4, 3, 5), "(4, 3, 5)"), ((8, 3), "(8, 3)"), ((4,), "(4,)")]
+)
+def test_answers_are_one_row_a_label(outputs, found):
+    with pytest.raises(LorankError, match=re.escape(f"found shape {found} and 4 labels")):
+        mixed_labels(torch.arange(4) % 3, torch.zeros(outputs), drawn(4))
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "batch", "sentence"),
+    [
+        (torch.float32, torch.int64, 1, "batch_size of at least 2, found 1"),
+        (torch.int64, torch.int64, 16, "floating-point numbers, found torch.int64"),
+        (torch.float32, torch.float32, 16, "whole numbers of classes, .* found torch.float32"),
+    ],
+)
+def test_what_cannot_be_mixed_is_refused_before_the_stages_ahead(
+    x, labels, batch, sentence, net, problem, tmp_path
+):
+    inputs, classes = problem.train.tensors
+    odd = Problem(TensorDataset(inputs.to(x), classes.to(labels)), problem.test)
+    stages = [Stage(name=n, form="dense", epochs=1, mixup=m) for n, m in (("a", 0.0), ("b", 0.5))]
+    recipe = Recipe(stages=tuple(stages), batch_size=batch)
+    with pytest.raises(LorankError, match=sentence):
+        train(net, odd, recipe, tmp_path, quiet=True)
+    assert not (tmp_path / "state.pt").exists()
+    mended = Recipe(stages=(stages[0],), batch_size=16)
+    assert train(net, problem, mended, tmp_path, quiet=True).accuracy > 0  # in the same folder
 
 
 def test_a_label_that_is_no_class_stops_the_run_before_a_step(net, problem, tmp_path):

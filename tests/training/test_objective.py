@@ -4,7 +4,14 @@ import torch.nn.functional as F
 
 import lorank
 from lorank.errors import LorankError
-from lorank.training.objective import distillation_loss, penalty_of, ramped, task_terms
+from lorank.training.objective import (
+    CLASSES,
+    check_task,
+    distillation_loss,
+    penalty_of,
+    ramped,
+    task_terms,
+)
 from lorank.training.recipe import Distillation, Stage
 
 
@@ -67,10 +74,15 @@ def test_decoupled_distillation_is_zero_at_the_teacher_and_bears_a_sure_one():
     assert (plain.grad[0, 1] - plain.grad[0, 2]).abs() < 1e-6
 
 
-def test_one_class_has_no_others():
-    one = torch.zeros(3, 1)
-    with pytest.raises(LorankError, match=r"at least two classes, found .* \(3, 1\)$"):
+def test_one_class_has_no_others_and_a_weight_is_a_finite_number():
+    one, two, three = (torch.zeros(3, n) for n in (1, 2, 3))
+    with pytest.raises(LorankError, match=r"two classes, found \(3, 1\) and \(3, 1\)$"):
         distillation_loss(one, one, 1.0, others=2.0)
+    with pytest.raises(LorankError, match=r"one shape, .* found \(3, 3\) and \(3, 2\)$"):
+        distillation_loss(three, two, 1.0, others=2.0)
+    for bad in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(LorankError, match=f"finite number from 0 on, found {bad}"):
+            distillation_loss(two, two, 1.0, others=bad)
     assert distillation_loss(one, one, 1.0).item() == 0
 
 
@@ -85,6 +97,24 @@ def test_a_recipe_weighs_the_others_by_its_distillation():
     for bad in (-1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="others"):
             Distillation(others=bad)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        Stage(name="b", epochs=1, mixup=0.5),
+        Stage(name="b", epochs=1, distillation=Distillation(others=1)),
+    ],
+    ids=["mixup", "distillation.others"],
+)
+def test_settings_for_classes_are_refused_for_another_task(stage, request):
+    setting = request.node.callspec.id
+    other = CLASSES._replace(right=lambda outputs, labels: outputs > labels)
+    plain = Stage(name="a", epochs=1, distillation=Distillation())
+    check_task([plain, stage], CLASSES)
+    check_task([plain], other)
+    with pytest.raises(LorankError, match=f"stage 'b' has {setting}, which is for classes alone"):
+        check_task([plain, stage], other)
 
 
 def test_the_teacher_takes_its_share_of_the_loss():

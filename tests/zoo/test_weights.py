@@ -150,6 +150,14 @@ def test_renaming_that_gives_one_name_twice_is_refused(net, state, told, tmp_pat
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("bad", [{1: "x"}, {"0.": None}, {"": "x"}, [("0.", "1.")], "0.", 0, False])
+def test_renaming_by_anything_but_parts_of_names_is_refused(net, told, tmp_path, bad):
+    said = told(load_weights, net, tmp_path / "there_is_none.pt", rename=bad)
+    assert said == (
+        f"rename maps parts of names, which are not empty, to what takes their place, found {bad!r}"
+    )
+
+
 def test_names_that_renaming_misses_are_told_as_they_are(net, state, told, tmp_path):
     torch.save(state, tmp_path / "w.pt")
     said = told(load_weights, net, tmp_path / "w.pt", rename={"0.": "fc."})

@@ -36,7 +36,8 @@ Reconstruct = Annotated[
     bool,
     typer.Option(
         "--reconstruct/--no-reconstruct",
-        help="With --calibrate: solve each layer again for what the cut layers before it give.",
+        help="With --calibrate, where data makes the factors: solve each layer again for what the "
+        "cut layers before it give.",
     ),
 ]
 Factors = Annotated[
@@ -86,23 +87,33 @@ class Evidence(NamedTuple):
     fitted: bool
 
 
+def check(options: Options) -> None:
+    """Refuse options that do not fit together, before anything is loaded.
+
+    Raises:
+        LorankError: if there is no such source of factors, or inputs are missing.
+    """
+    if options.factors not in FACTORS:
+        raise unknown("factors", options.factors, FACTORS)
+    if options.data is not None:
+        return
+    if options.sensitivity:
+        raise LorankError("--sensitivity needs inputs: name them with --calibrate")
+    if options.samples != SAMPLES or not options.reconstruct:
+        raise LorankError("--samples and --no-reconstruct are for --calibrate")
+    if options.factors != "data":
+        raise LorankError("--factors needs inputs that choose the ranks: name --calibrate")
+
+
 def gather(
     options: Options, model: str, found: Network, target: torch.device, skip: Iterable[str] | None
 ) -> Evidence | None:
     """Load inputs and calibrate, where that was asked for.
 
     Raises:
-        LorankError: if the inputs cannot be loaded or do not fit, or an option is wrong.
+        LorankError: if the inputs cannot be loaded or do not fit.
     """
-    if options.factors not in FACTORS:
-        raise unknown("factors", options.factors, FACTORS)
     if options.data is None:
-        if options.sensitivity:
-            raise LorankError("--sensitivity needs inputs: name them with --calibrate")
-        if options.samples != SAMPLES or not options.reconstruct:
-            raise LorankError("--samples and --no-reconstruct are for --calibrate")
-        if options.factors != "data":
-            raise LorankError("--factors needs inputs that choose the ranks: name --calibrate")
         return None
     batches = inputs(options, model, found, options.samples)
     dense = found.model.to(target)
@@ -192,6 +203,14 @@ def spectra(
             "answer does not depend on it"
         )
     return _tried(options, known, evidence, found.model, output)
+
+
+def made(spectra: Spectra, evidence: Evidence | None, model: nn.Module, example: Any) -> Spectra:
+    """Spectra of the factors that a cut truncates: those that ranks go by, or the weights'."""
+    if evidence is None or evidence.fitted:
+        return spectra
+    layouts = {name: found.layout for name, found in spectra.items()}
+    return lorank.measure(model, example, layers=list(spectra), layout=layouts)
 
 
 def cut(

@@ -161,12 +161,13 @@ def compress(
             raise LorankError("--augment changes the batches of --recalibrate, which is not given")
         if recalibrate and given.data is None:
             raise LorankError("--recalibrate needs training batches: name them with --data")
+        asked_for = calibration.Options(calibrate, root, samples, reconstruct, sensitivity, factors)
+        calibration.check(asked_for)
         found = _cuttable(network(local(model) if folder else model, given))
         warn_if_random(model, found)
         setting.check(found, latency is not None)
         dense, target = found.model.to(device(where)), device(where)
         before = None if given.data is None else accuracy(dense, given.data, limit=limit)
-        asked_for = calibration.Options(calibrate, root, samples, reconstruct, sensitivity, factors)
         evidence = calibration.gather(asked_for, model, found, target, skip)
         example = found.example()
         if example is None and evidence is not None:
@@ -183,7 +184,7 @@ def compress(
             spectra = plan.spectra
         dense = dense.cpu()
         ranks = _ranks(spectra, asked, multiple) if plan is None else clock.full(plan)
-        rows = cut_rows(spectra, ranks)
+        rows = cut_rows(calibration.made(spectra, evidence, dense, example), ranks)
         small = _cut(found, spectra, rows, example, evidence)
         after = None
         if given.data is not None:
@@ -210,6 +211,8 @@ def compress(
             "layers": rows,
             "skipped": skipped_rows(dense, spectra, calibration.unreached(dense, evidence, skip)),
         }
+        if evidence is not None:
+            answer["factors"] = factors
         if plan is not None:
             answer["latency"] = setting.answer(plan, found, small, target)
         write_record(record, answer, spectra, found, origin(context))

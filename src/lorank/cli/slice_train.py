@@ -123,18 +123,18 @@ def train(
 
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
-    """The run's folder; one that was made for it goes where nothing came to be written."""
-    new = not out.exists()
+    """The run's folder; those that were made for it go where nothing came to be written."""
     try:
+        new = [folder for folder in (out, *out.parents) if not folder.exists()]
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LorankError(f"a run needs a folder, and {out} cannot be one: {error}") from None
     try:
         yield out
     except BaseException:
-        if new:
-            with suppress(OSError):  # it holds something
-                out.rmdir()
+        with suppress(OSError):  # one holds something
+            for folder in new:
+                folder.rmdir()
         raise
 
 

@@ -104,7 +104,9 @@ def train(
             "'skip=[\"linear\"]'; repeatable.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, order, augmentation and mixtures.")
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew where the folder holds a run.")
     ] = False,

@@ -1,11 +1,13 @@
 """Mixed samples: each input has a share of another one, and its label likewise."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lorank.errors import LorankError
+from lorank.training.recipe import Stage
 
 
 class Mixture(NamedTuple):
@@ -13,6 +15,45 @@ class Mixture(NamedTuple):
 
     partner: Tensor
     share: Tensor
+
+
+def check_mixing(stages: Iterable[Stage], batch_size: int, samples: Any) -> None:
+    """Refuse to mix what cannot be mixed, before the stages ahead of it are trained.
+
+    Args:
+        stages: those that are left.
+        batch_size: of each process.
+        samples: the training data; the first one is looked at.
+
+    Raises:
+        LorankError: if a stage mixes, and batches are of one sample, inputs are not floating-point
+            numbers, or a label is not one whole number.
+
+    Example:
+        >>> stages = [Stage(name="a", epochs=1, mixup=0.5)]
+        >>> check_mixing(stages, 1, [(torch.zeros(3), 1)])
+        Traceback (most recent call last):
+            ...
+        lorank.errors.LorankError: mixup mixes samples of one batch, which takes a batch_size of ...
+    """
+    if not any(stage.mixup for stage in stages):
+        return
+    if batch_size < 2:
+        raise LorankError(
+            "mixup mixes samples of one batch, which takes a batch_size of at least 2, found "
+            f"{batch_size}"
+        )
+    inputs, label = samples[0][0], torch.as_tensor(samples[0][1])
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        found = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise LorankError(
+            f"mixup averages inputs, which takes floating-point numbers, found {found}"
+        )
+    if label.is_floating_point() or label.ndim:
+        raise LorankError(
+            "mixup takes labels that are whole numbers of classes, one a sample, found "
+            f"{label.dtype} of shape {tuple(label.shape)}"
+        )
 
 
 def draw_mixture(inputs: Tensor, most: float, generator: torch.Generator) -> Mixture | None:
@@ -69,7 +110,8 @@ def mixed_labels(labels: Tensor, outputs: Tensor, mixture: Mixture) -> Tensor:
         mixture: of the inputs.
 
     Raises:
-        LorankError: if labels are anything else.
+        LorankError: if labels or outputs are anything else. A class that is not among the outputs
+            is refused so on the CPU; on a GPU it ends the process later, as in a cross-entropy.
 
     Example:
         >>> mixture = Mixture(torch.tensor([1, 0]), torch.full((2,), 0.25))
@@ -82,12 +124,17 @@ def mixed_labels(labels: Tensor, outputs: Tensor, mixture: Mixture) -> Tensor:
             "mixup takes labels that are whole numbers of classes, one a sample, found "
             f"{labels.dtype} of shape {tuple(labels.shape)}"
         )
+    if outputs.ndim != 2 or len(outputs) != len(labels):
+        raise LorankError(
+            "mixup takes answers (samples, classes), one row a label, found shape "
+            f"{tuple(outputs.shape)} and {len(labels)} labels"
+        )
     partner, share = mixture.partner, mixture.share.to(outputs.dtype)[:, None]
     own = labels.long()[:, None]
     found = torch.zeros_like(outputs)
     try:
         return found.scatter(1, own, 1 - share).scatter_add(1, own[partner], share)
-    except RuntimeError:  # on a GPU it comes later, as that of a cross-entropy does
+    except RuntimeError:
         raise LorankError(
             f"mixup takes classes from 0 to {outputs.shape[-1] - 1}, which the network answers, "
             f"found {int(labels.min())} to {int(labels.max())}"

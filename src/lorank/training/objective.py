@@ -1,6 +1,7 @@
 """The loss of a stage, term by term."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,8 @@ def distillation_loss(
         others: weight of the distribution over the other classes, or none for ``1 − p``.
 
     Raises:
-        LorankError: if there are other classes to weigh and fewer than two classes.
+        LorankError: if other classes are to be weighed and there are fewer than two classes, the
+            shapes differ, or the weight is negative or no finite number.
 
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015; Zhao, Cui,
     Song, Qiu and Liang, Decoupled Knowledge Distillation, 2022, where the class is the label.
@@ -56,10 +58,14 @@ def distillation_loss(
     student, teacher = outputs.float() / temperature, taught.float() / temperature
     if others is None:
         return temperature**2 * _divergence(student, teacher)
-    if outputs.shape[-1] < 2:
+    if not 0 <= others < math.inf:
         raise LorankError(
-            "distillation that weighs other classes takes at least two classes, found "
-            f"outputs of shape {tuple(outputs.shape)}"
+            f"the weight of other classes is a finite number from 0 on, found {others}"
+        )
+    if outputs.shape != taught.shape or outputs.shape[-1] < 2:
+        raise LorankError(
+            "distillation that weighs other classes takes two answers of one shape, with at least "
+            f"two classes, found {tuple(outputs.shape)} and {tuple(taught.shape)}"
         )
     first = teacher.argmax(-1, keepdim=True)
     student, teacher = (_rolled(scores, first) for scores in (student, teacher))
@@ -110,6 +116,20 @@ CLASSES = Task(
     lambda outputs, labels: outputs.argmax(-1) == labels,
 )
 """Classification: cross-entropy, and the class of the largest output."""
+
+
+def check_task(stages: Iterable[Stage], task: Task) -> None:
+    """Refuse settings that are for classes where something else is trained for.
+
+    Raises:
+        LorankError: if a stage has ``mixup`` or ``distillation.others`` and the task is another one
+            than :data:`CLASSES`.
+    """
+    for stage in stages:
+        weighed = stage.distillation is not None and stage.distillation.others is not None
+        if task is not CLASSES and (stage.mixup or weighed):
+            setting = "mixup" if stage.mixup else "distillation.others"
+            raise LorankError(f"stage {stage.name!r} has {setting}, which is for classes alone")
 
 
 def task_terms(

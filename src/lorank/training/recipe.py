@@ -199,8 +199,8 @@ class Stage(Part):
     def _mixtures_have_no_class(self) -> "Stage":
         if self.mixup and self.invariance is not None:
             raise ValueError(
-                f"stage {self.name!r} mixes samples, which then have no class to be invariant "
-                "within: give one of mixup and invariance"
+                f"stage {self.name!r} mixes samples, and invariance looks at answers to samples as "
+                "they are: give one of mixup and invariance"
             )
         return self
 
@@ -211,7 +211,7 @@ class Recipe(Part):
     Attributes:
         stages: in order; once in SVD form, a model stays so until it is folded at the end.
         batch_size: for each process.
-        seed: of initialisation, order of the data and augmentation.
+        seed: of initialisation, order of the data, augmentation and mixtures.
         augment: whether the data's own augmentation is used.
         layout: of the decomposition, as in :func:`lorank.decompose`.
         skip: names or patterns of layers to leave dense; ``@last`` is the last layer.

@@ -40,7 +40,8 @@ from lorank.training.batches import (
 from lorank.training.epoch import Actors, Augment, check_weights, laid_out, test_epoch, train_epoch
 from lorank.training.invariance import check_layers
 from lorank.training.log import Log
-from lorank.training.objective import CLASSES, Task
+from lorank.training.mixup import check_mixing
+from lorank.training.objective import CLASSES, Task, check_task
 from lorank.training.optimizers import make_optimizer
 from lorank.training.recipe import LAST, Cut, Recipe, Stage
 from lorank.training.spectra import write_spectra
@@ -216,6 +217,7 @@ class _Run:
         teacher: nn.Module | None = None,
     ):
         self.task = task
+        self.samples = data.train
         self.accelerator = accelerator
         self.data = data
         self.recipe = recipe
@@ -269,7 +271,10 @@ class _Run:
 
     def carry_out(self) -> Result:
         """Run the stages that are left, and give the network back."""
-        check_layers(self.recipe.stages[self.state.stage :], self.model)
+        left = self.recipe.stages[self.state.stage :]
+        check_layers(left, self.model)
+        check_task(left, self.task)
+        check_mixing(left, self.recipe.batch_size, self.samples)
         if not (self.folder / NAME).exists():
             self._keep(0, 0, None)  # so that there is a good state to keep from the first step on
         for index in range(self.state.stage, len(self.recipe.stages)):

@@ -40,7 +40,7 @@ def load_weights(
 
     Raises:
         LorankError: if the file is missing, damaged, of another kind, holds code, or does not
-            fit the model, or if renaming gives two tensors one name.
+            fit the model; or if ``rename`` is not of such parts, or gives two tensors one name.
 
     Example:
         >>> import os, tempfile
@@ -49,8 +49,8 @@ def load_weights(
         >>> load_weights(nn.Linear(2, 1), path)
         Linear(in_features=2, out_features=1, bias=True)
     """
-    path = Path(path)
-    state = _renamed(_plain(_read(path), path), rename or {}, path)
+    path, parts = Path(path), {} if rename is None else _parts(rename)
+    state = _renamed(_plain(_read(path), path), parts, path)
     _check(model.state_dict(), state, path)
     model.load_state_dict(state)
     return model
@@ -103,6 +103,18 @@ def _plain(state: Any, path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return dict(state)  # a plain dict: torch then fills in counters that old files lack
+
+
+def _parts(rename: Any) -> Mapping[str, str]:
+    fit = isinstance(rename, Mapping) and all(
+        isinstance(old, str) and old and isinstance(new, str) for old, new in rename.items()
+    )
+    if not fit:
+        raise LorankError(
+            "rename maps parts of names, which are not empty, to what takes their place, found "
+            f"{rename!r}"
+        )
+    return rename
 
 
 def _renamed(state: dict[str, Tensor], parts: Mapping[str, str], path: Path) -> dict[str, Tensor]:

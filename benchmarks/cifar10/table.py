@@ -33,7 +33,8 @@ same teacher, and are counted by the same counter: MACs of convolutions and line
 is that of the last epoch on the 10,000 test images, which are read once a row; what was chosen was
 chosen on 5,000 training images held out. The published weights have seen them, so that they judge
 fine-tuning and not the start. Settings were tried out for lorank's methods (some fifty trials) and
-for plain truncation (three); the other rivals have the same schedule and their own defaults.
+for plain truncation (three), two rates for PAT, pruning and Tucker-2; the other rivals have the
+same schedule and their own defaults.
 Intervals are 95 % of Student's t over the seeds; one seed has none. A method that a text names and
 its table has not was not run. What a step costs stands with the [other figures](README.md).
 """

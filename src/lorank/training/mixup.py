@@ -43,16 +43,24 @@ def check_mixing(stages: Iterable[Stage], batch_size: int, samples: Any) -> None
             "mixup mixes samples of one batch, which takes a batch_size of at least 2, found "
             f"{batch_size}"
         )
-    inputs, label = samples[0][0], torch.as_tensor(samples[0][1])
+    inputs, label = samples[0]
+    _check_inputs(inputs)
+    _check_labels(torch.as_tensor(label)[None])
+
+
+def _check_inputs(inputs: Any) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         found = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise LorankError(
             f"mixup averages inputs, which takes floating-point numbers, found {found}"
         )
-    if label.is_floating_point() or label.ndim:
+
+
+def _check_labels(labels: Tensor) -> None:
+    if labels.is_floating_point() or labels.ndim != 1:
         raise LorankError(
             "mixup takes labels that are whole numbers of classes, one a sample, found "
-            f"{label.dtype} of shape {tuple(label.shape)}"
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
         )
 
 
@@ -91,10 +99,7 @@ def mixed_inputs(inputs: Tensor, mixture: Mixture) -> Tensor:
         >>> mixed_inputs(torch.tensor([0.0, 4.0]), mixture)
         tensor([1., 3.])
     """
-    if not inputs.is_floating_point():
-        raise LorankError(
-            f"mixup averages inputs, which takes floating-point numbers, found {inputs.dtype}"
-        )
+    _check_inputs(inputs)
     share = mixture.share.to(inputs.dtype).view(-1, *[1] * (inputs.ndim - 1))
     return torch.lerp(inputs, inputs[mixture.partner], share)
 
@@ -119,11 +124,7 @@ def mixed_labels(labels: Tensor, outputs: Tensor, mixture: Mixture) -> Tensor:
         tensor([[0.7500, 0.0000, 0.2500],
                 [0.2500, 0.0000, 0.7500]])
     """
-    if labels.is_floating_point() or labels.ndim != 1:
-        raise LorankError(
-            "mixup takes labels that are whole numbers of classes, one a sample, found "
-            f"{labels.dtype} of shape {tuple(labels.shape)}"
-        )
+    _check_labels(labels)
     if outputs.ndim != 2 or len(outputs) != len(labels):
         raise LorankError(
             "mixup takes answers (samples, classes), one row a label, found shape "
